@@ -339,3 +339,19 @@ class Pointers(Protocol):
     def resolve(self, name: str, label: str) -> str | None:
         """The digest, or None when nothing is pointed at."""
         ...
+
+
+class Secrets(Protocol):
+    """Sealed credentials by id. Kept outside the facts, so that a removed credential is really gone."""
+
+    def put(self, secret_id: str, sealed: str) -> None:
+        """Keep ciphertext under an id; replaces what was there."""
+        ...
+
+    def get(self, secret_id: str) -> str | None:
+        """The ciphertext, or None."""
+        ...
+
+    def delete(self, secret_id: str) -> None:
+        """Destroy it."""
+        ...

@@ -1,0 +1,222 @@
+"""The snapshot: everything the data plane needs to know, in one immutable value.
+
+The control plane compiles it from the ledger's views and publishes it as a file; gateway workers notice the new file,
+load it and swap it in between two requests. The file stays, so a gateway starts and goes on without the control plane.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from detent.gateway.model import EMBEDDED, EMBEDDED_MODEL, Key, PriceEntry, Provider, Route, Target
+from detent.gateway.prices import PriceTable, price_of
+from detent.kernel.errors import StorageFailed
+from detent.kernel.identity import DEFAULT_PROJECT, Permission
+from detent.kernel.money import Price
+
+FORMAT: Final = 1
+_CURRENT = "current.json"
+_KEPT = 20
+
+
+class KeyEntry(msgspec.Struct, frozen=True):
+    """What the data plane knows of a virtual key."""
+
+    id: str
+    project: str
+    routes: tuple[str, ...]
+    expires: int
+    permissions: tuple[Permission, ...]
+
+
+class ProviderEntry(msgspec.Struct, frozen=True):
+    """What the data plane knows of a provider; `sealed` is its credential's ciphertext, bound to the URL's origin."""
+
+    name: str
+    dialect: str
+    url: str
+    sealed: str
+    allow_private: bool
+
+
+class TargetEntry(msgspec.Struct, frozen=True):
+    """A deployment behind a route: provider by its key in `Snapshot.providers`, upstream model, weight, price."""
+
+    provider: str
+    model: str
+    weight: int
+    price: Price | None
+
+
+class RouteEntry(msgspec.Struct, frozen=True):
+    """A route with its targets in order."""
+
+    name: str
+    project: str
+    created: int
+    targets: tuple[TargetEntry, ...]
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The compiled configuration.
+
+    Attributes:
+        format: of this file.
+        position: the ledger position it was compiled from.
+        made: ns since the epoch.
+        keys: by hex SHA-256 of the token; only live ones.
+        providers: by `project/name`.
+        routes: by `project/name`.
+        content: the content policy (`keep` or `drop`) by project; absent means the installation's setting.
+    """
+
+    format: int
+    position: int
+    made: int
+    keys: dict[str, KeyEntry]
+    providers: dict[str, ProviderEntry]
+    routes: dict[str, RouteEntry]
+    content: dict[str, Literal["keep", "drop"]] = {}
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """What a snapshot is compiled from, read at one ledger position."""
+
+    position: int
+    keys: Iterable[Key]
+    providers: Iterable[Provider]
+    routes: Iterable[Route]
+    prices: Iterable[PriceEntry]
+    secrets: Mapping[str, str]
+    engine_url: str = ""
+
+
+def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapshot:
+    """Compile the data plane's view of the world. Pure.
+
+    Args:
+        sources: current views, ciphertexts by secret id, and the embedded engine's base URL (empty when disabled).
+        table: the shipped prices.
+        now: ns since the epoch; keys that are expired by then are left out.
+    """
+    own: dict[str, dict[tuple[str, str], Price]] = {}
+    for entry in sources.prices:
+        own.setdefault(entry.project, {})[entry.provider, entry.model] = entry.price
+    providers = {
+        f"{p.project}/{p.name}": ProviderEntry(
+            p.name, p.dialect, p.url, sources.secrets.get(p.secret_id, ""), p.allow_private
+        )
+        for p in sources.providers
+    }
+    keys = {k.hash: KeyEntry(k.id, k.project, k.routes, k.expires, k.permissions) for k in sources.keys if k.live(now)}
+    named = {f"{r.project}/{r.name}": r for r in sources.routes}
+    if sources.engine_url:
+        for project in {DEFAULT_PROJECT, *(k.project for k in keys.values())}:
+            providers[f"{project}/{EMBEDDED}"] = ProviderEntry(EMBEDDED, "openai", sources.engine_url, "", True)
+            builtin = Route(name=EMBEDDED_MODEL, project=project, targets=(Target(EMBEDDED, EMBEDDED_MODEL),))
+            named.setdefault(f"{project}/{EMBEDDED_MODEL}", builtin)
+    routes = {
+        path: RouteEntry(
+            route.name,
+            route.project,
+            route.changed,
+            tuple(
+                TargetEntry(
+                    f"{route.project}/{target.provider}",
+                    target.model,
+                    target.weight,
+                    price_of(table, own.get(route.project, {}), target.provider, target.model),
+                )
+                for target in route.targets
+                if f"{route.project}/{target.provider}" in providers
+            ),
+        )
+        for path, route in named.items()
+    }
+    return Snapshot(FORMAT, sources.position, now, keys, providers, routes)
+
+
+def publish(snapshot: Snapshot, folder: Path) -> Path:
+    """Write a snapshot where the workers look, atomically and durably; earlier ones stay beside it (the last 20).
+
+    A snapshot that is older than the published one is not written: of two compilers at once, the newer ledger wins.
+
+    Raises:
+        StorageFailed: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    data = msgspec.json.encode(snapshot)
+    kept = folder / f"{snapshot.position:012d}-{hashlib.sha256(data).hexdigest()[:12]}.json"
+    try:
+        with _locked(folder / "lock"):
+            current = load(folder)
+            if current is not None and current.position > snapshot.position:
+                return folder / _CURRENT
+            _write(kept, data)
+            _write(folder / _CURRENT, data)
+            for old in sorted(folder.glob("[0-9]*-*.json"))[:-_KEPT]:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageFailed(
+            f"The snapshot cannot be written to {folder}: {error.strerror}.", hint="Free space or correct the mode."
+        ) from None
+    return folder / _CURRENT
+
+
+def load(folder: Path) -> Snapshot | None:
+    """The published snapshot; None before the first one.
+
+    Raises:
+        StorageFailed: the file is damaged or of a format that this version does not know.
+    """
+    path = folder / _CURRENT
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        found = msgspec.json.decode(data, type=Snapshot)
+    except msgspec.MsgspecError as error:
+        raise StorageFailed(
+            f"The snapshot {path} is damaged: {error}.", hint="Start the control plane; it writes it anew."
+        ) from None
+    if found.format != FORMAT:
+        raise StorageFailed(
+            f"The snapshot {path} has format {found.format}, this version reads {FORMAT}.",
+            hint="Run control plane and gateway of the same version.",
+        )
+    return found
+
+
+def mark(folder: Path) -> tuple[int, int, int]:
+    """Changes when a new snapshot was published; cheap enough to ask many times a second."""
+    try:
+        found = (folder / _CURRENT).stat()
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, data: bytes) -> None:
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.chmod(0o600)
+    fresh.replace(path)

@@ -1,0 +1,76 @@
+"""Current keys, providers, routes and prices, folded from facts."""
+
+from __future__ import annotations
+
+import msgspec
+
+from detent.gateway.facts import (
+    KeyMinted,
+    KeyRevoked,
+    PriceSet,
+    ProviderRemoved,
+    ProviderSaved,
+    RouteRemoved,
+    RouteSaved,
+)
+from detent.gateway.model import Key, PriceEntry, Provider, Route
+from detent.kernel.facts import Fact, View
+
+
+def _fold_key(key: Key | None, fact: Fact) -> Key | None:
+    body = fact.body
+    if isinstance(body, KeyMinted):
+        return Key(
+            id=fact.stream.removeprefix("key/"),
+            name=body.name,
+            project=fact.project,
+            hash=body.hash,
+            hint=body.hint,
+            permissions=body.permissions,
+            routes=body.routes,
+            created=fact.time,
+            expires=body.expires,
+            issuer=fact.actor,
+        )
+    if isinstance(body, KeyRevoked) and key is not None and not key.revoked:
+        return msgspec.structs.replace(key, revoked=fact.time)
+    return key
+
+
+def _fold_provider(_provider: Provider | None, fact: Fact) -> Provider | None:
+    body = fact.body
+    if not isinstance(body, ProviderSaved):
+        return None
+    return Provider(
+        name=body.name,
+        project=fact.project,
+        dialect=body.dialect,
+        url=body.url,
+        secret_id=body.secret_id,
+        allow_private=body.allow_private,
+        changed=fact.time,
+    )
+
+
+def _fold_route(_route: Route | None, fact: Fact) -> Route | None:
+    body = fact.body
+    if not isinstance(body, RouteSaved):
+        return None
+    return Route(name=body.name, project=fact.project, targets=body.targets, changed=fact.time)
+
+
+def _fold_price(entry: PriceEntry | None, fact: Fact) -> PriceEntry | None:
+    body = fact.body
+    if not isinstance(body, PriceSet):
+        return entry
+    return PriceEntry(
+        provider=body.provider, model=body.model, project=fact.project, price=body.price, changed=fact.time
+    )
+
+
+KEYS = View("keys", Key, (KeyMinted, KeyRevoked), _fold_key)
+PROVIDERS = View("providers", Provider, (ProviderSaved, ProviderRemoved), _fold_provider)
+ROUTES = View("routes", Route, (RouteSaved, RouteRemoved), _fold_route)
+PRICES = View("prices", PriceEntry, (PriceSet,), _fold_price)
+
+VIEWS = (KEYS, PROVIDERS, ROUTES, PRICES)
