@@ -1,0 +1,1 @@
+"""Composition: the only place that names adapters. Builds the platform, runs and supervises its processes."""

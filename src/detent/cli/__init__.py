@@ -1,0 +1,1 @@
+"""The command line: `detent <noun> <verb>`; stdout is data, stderr is talk."""

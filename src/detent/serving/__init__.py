@@ -1,0 +1,1 @@
+"""Serving: engines that Detent starts or connects to, the embedded model among them."""

@@ -1,0 +1,1 @@
+"""The console: pages rendered on the server, each a URL with a `.json` twin."""
