@@ -28,13 +28,32 @@ up: install      ## run the product
 lock:            ## write the lock files anew
 	$(BIN)/python tools/lock.py
 
-gates: $(VENV)/.dev  ## ruff, mypy, import-linter
+gates: $(VENV)/.dev  ## ruff, mypy, import-linter and our own
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/gates.py
 
-test: $(VENV)/.dev assets gates ## every gate and every test
+# The browser tests use Debian's chromium. Where it is missing and may not be installed they are skipped, visibly.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing chromium for the browser tests"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } \
+	      >/dev/null 2>&1 || echo "chromium could not be installed; the browser tests will be skipped"; \
+	  else echo "no chromium here; the browser tests will be skipped"; fi; }
+
+test: $(VENV)/.dev assets browser gates ## every gate and every test
 	$(BIN)/python tools/test.py
 
-.PHONY: help install up lock gates test assets
+soak: $(VENV)/.dev assets ## long runs: many more examples per property, kill -9 again and again
+	HYPOTHESIS_PROFILE=deep DETENT_SOAK=1 $(BIN)/python tools/test.py -p no:randomly --timeout=3600
+
+bench: $(VENV)/.dev assets ## measure, and write docs/benchmarks.md
+	$(BIN)/python benchmarks/report.py
+
+docs: $(VENV)/.dev ## write the reference pages anew
+	$(BIN)/python tools/docs.py
+
+.PHONY: help install up lock gates browser test soak bench docs assets
