@@ -16,20 +16,26 @@ import orjson
 from detent.kernel.errors import InvalidInput
 
 _MAX_INTEGER = 2**53 - 1
+_MIN_WIDE, _MAX_WIDE = -(2**63), 2**64 - 1
 _MAX_DEPTH = 128
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: Any, *, wide: bool = False) -> bytes:
     """The one byte string that RFC 8785 gives this value: sorted keys, no spaces, ECMAScript numbers, UTF-8.
 
     Accepts JSON types and msgspec Structs (taken as their JSON objects).
 
+    Args:
+        wide: write integers of up to 64 bits in full, where RFC 8785 would round them. The ledger does so, because
+            times in nanoseconds are among them.
+
     Raises:
-        InvalidInput: NaN or infinity, an integer beyond 2**53 - 1 (it would not survive a JSON number), a lone
-            surrogate, a key that is no string, a type that JSON does not have, or nesting deeper than 128.
+        InvalidInput: NaN or infinity, an integer beyond 2**53 - 1 (it would not survive a JSON number; beyond 64 bits
+            if `wide`), a lone surrogate, a key that is no string, a type that JSON does not have, or nesting deeper
+            than 128.
     """
     plain = msgspec.to_builtins(value)
-    if _is_simple(plain, 0):
+    if _is_simple(plain, 0, (_MIN_WIDE, _MAX_WIDE) if wide else (-_MAX_INTEGER, _MAX_INTEGER)):
         return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
     return "".join(_write(plain)).encode()
 
@@ -44,7 +50,7 @@ def digest_bytes(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def _is_simple(value: Any, depth: int) -> bool:
+def _is_simple(value: Any, depth: int, integers: tuple[int, int]) -> bool:
     """Whether a plain encoder with sorted keys already writes the canonical form; refuses what has none.
 
     It does unless there are floats (their text differs) or keys beyond ASCII (RFC 8785 sorts by UTF-16 code units).
@@ -57,7 +63,7 @@ def _is_simple(value: Any, depth: int) -> bool:
         _check_text(value)
         return True
     if isinstance(value, int):
-        if abs(value) > _MAX_INTEGER:
+        if not integers[0] <= value <= integers[1]:
             raise InvalidInput(f"The integer {value} does not survive as a JSON number.", hint="Send it as a string.")
         return True
     if isinstance(value, float):
@@ -66,14 +72,14 @@ def _is_simple(value: Any, depth: int) -> bool:
         return False
     if isinstance(value, list | tuple):
         # Every item is visited, because visiting is also the check.
-        return sum(not _is_simple(item, depth + 1) for item in value) == 0
+        return sum(not _is_simple(item, depth + 1, integers) for item in value) == 0
     if isinstance(value, dict):
         simple = True
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidInput(f"The key {key!r} is not a string.", hint="JSON objects have string keys.")
             _check_text(key)
-            simple = _is_simple(item, depth + 1) and key.isascii() and simple
+            simple = _is_simple(item, depth + 1, integers) and key.isascii() and simple
         return simple
     raise InvalidInput(f"A {type(value).__name__} has no JSON form.", hint="Convert it to a JSON type first.")
 
