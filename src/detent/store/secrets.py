@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete, insert, select
+
+from detent.store.database import forget, reading, writing
+from detent.store.tables import SECRETS
 
 
 class SqlSecrets:
@@ -12,10 +15,18 @@ class SqlSecrets:
         self._engine = engine
 
     def put(self, secret_id: str, sealed: str) -> None:
-        raise NotImplementedError
+        """Keep ciphertext under an id; replaces what was there."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(SECRETS).where(SECRETS.c.id == secret_id))
+            connection.execute(insert(SECRETS), {"id": secret_id, "sealed": sealed})
 
     def get(self, secret_id: str) -> str | None:
-        raise NotImplementedError
+        """The ciphertext, or None."""
+        with reading(self._engine) as connection:
+            return connection.execute(select(SECRETS.c.sealed).where(SECRETS.c.id == secret_id)).scalar_one_or_none()
 
     def delete(self, secret_id: str) -> None:
-        raise NotImplementedError
+        """Destroy it: in the database's files too, not only in the table."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(SECRETS).where(SECRETS.c.id == secret_id))
+        forget(self._engine, SECRETS.name)
