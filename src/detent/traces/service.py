@@ -50,7 +50,7 @@ class Traces:
         trace_id: str,
         span_id: str = "",
         name: str,
-        value: bool | int | float | str,
+        value: bool | float | str,
         comment: str = "",
         source: Literal["user", "reviewer", "code", "judge"] = "user",
         id: str = "",
