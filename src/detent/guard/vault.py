@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,9 +30,19 @@ class Vault:
         self._cipher = AESGCM(key)
 
     def seal(self, secret: Secret, *, url: str) -> str:
-        """The secret as printable ciphertext, bound to the URL's origin."""
+        """The secret as printable ciphertext, bound to the URL's origin.
+
+        Raises:
+            InvalidInput: the secret is no valid Unicode.
+        """
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, secret.reveal().encode(), origin(url).encode())
+        try:
+            plain = secret.reveal().encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(
+                "The credential is not valid UTF-8.", hint="Enter it again.", field="credential"
+            ) from None
+        sealed = self._cipher.encrypt(nonce, plain, origin(url).encode())
         return "v1." + base64.urlsafe_b64encode(nonce + sealed).decode()
 
     def open(self, sealed: str, *, url: str) -> Secret:
@@ -100,7 +111,7 @@ def origin(url: str) -> str:
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_suffix(f".{os.getpid()}.new")
+    fresh = path.with_suffix(f".{secrets.token_hex(8)}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.write(descriptor, os.urandom(_KEY_BYTES))

@@ -34,7 +34,12 @@ def canonical_json(value: Any, *, wide: bool = False) -> bytes:
             if `wide`), a lone surrogate, a key that is no string, a type that JSON does not have, or nesting deeper
             than 128.
     """
-    plain = msgspec.to_builtins(value)
+    try:
+        plain = msgspec.to_builtins(value, order="deterministic")  # a set has one order, as a sorted array
+    except TypeError as error:
+        raise InvalidInput(f"The value has no JSON form: {error}.", hint="Convert it to JSON types first.") from None
+    except RecursionError:
+        raise _too_deep() from None
     if _is_simple(plain, 0, (_MIN_WIDE, _MAX_WIDE) if wide else (-_MAX_INTEGER, _MAX_INTEGER)):
         return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
     return "".join(_write(plain)).encode()
@@ -56,7 +61,7 @@ def _is_simple(value: Any, depth: int, integers: tuple[int, int]) -> bool:
     It does unless there are floats (their text differs) or keys beyond ASCII (RFC 8785 sorts by UTF-16 code units).
     """
     if depth > _MAX_DEPTH:
-        raise InvalidInput(f"The value is nested deeper than {_MAX_DEPTH} levels.", hint="Flatten it.")
+        raise _too_deep()
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, str):
@@ -82,6 +87,10 @@ def _is_simple(value: Any, depth: int, integers: tuple[int, int]) -> bool:
             simple = _is_simple(item, depth + 1, integers) and key.isascii() and simple
         return simple
     raise InvalidInput(f"A {type(value).__name__} has no JSON form.", hint="Convert it to a JSON type first.")
+
+
+def _too_deep() -> InvalidInput:
+    return InvalidInput(f"The value is nested deeper than {_MAX_DEPTH} levels.", hint="Flatten it.")
 
 
 def _check_text(text: str) -> None:

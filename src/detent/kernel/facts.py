@@ -159,7 +159,7 @@ class FactCatalog:
         """A stored body as its current type, lifted through the upcasters.
 
         Raises:
-            StorageFailed: the kind or version is unknown, as when a newer Detent wrote it.
+            StorageFailed: the kind or version is unknown, as when a newer Detent wrote it; or the body is damaged.
         """
         body = self.bodies.get(kind)
         if body is None or version > body.kind_version:
@@ -172,4 +172,9 @@ class FactCatalog:
             if upcast is None:
                 raise BugError(f"No upcaster lifts '{kind}' from version {step}.")
             data = upcast(data)
-        return msgspec.convert(data, body)
+        try:
+            return msgspec.convert(data, body)
+        except msgspec.ValidationError as error:
+            raise StorageFailed(
+                f"A stored fact '{kind}' version {version} cannot be read: {error}.", hint="Run `detent audit verify`."
+            ) from None

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 
 class Secret:
-    """Holds a credential so that only `reveal()` shows it: repr, str, format and JSON encoding all give `***`.
+    """Holds a credential so that only `reveal()` shows it: repr, str and format give `***`, serialising is refused.
 
     Compare two secrets with `==`: it takes the same time wherever they differ.
     """
@@ -36,7 +36,9 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return hmac.compare_digest(
+            self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass")
+        )
 
     def __hash__(self) -> int:
         return hash((Secret, self._value))

@@ -8,6 +8,8 @@ are made from here.
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -157,12 +159,14 @@ def load_settings(env: Mapping[str, str], *, overrides: Mapping[str, Any] | None
     home = str((overrides or {}).get("home") or env.get("DETENT_HOME") or Path(env.get("HOME", "~")) / ".detent")
     home = str(Path(home).expanduser().absolute())
     config = Path(env.get("DETENT_CONFIG") or Path(home) / "detent.toml")
-    tree = _read_file(config, required="DETENT_CONFIG" in env)
+    tree = _read_file(config, required=bool(env.get("DETENT_CONFIG")))
     tree.pop("home", None)
     known = {field.env: field for field in every_field()}
     for name, value in env.items():
         field = known.get(name)
-        if field is not None and value != "" and field.section:
+        if field is None:
+            _refuse_misspelt(name, known)
+        elif value != "" and field.section:
             _put(tree, field.section, field.name, value)
     for path, value in (overrides or {}).items():
         section, _, name = path.partition(".")
@@ -172,10 +176,14 @@ def load_settings(env: Mapping[str, str], *, overrides: Mapping[str, Any] | None
         return msgspec.convert({**tree, "home": home}, Settings, strict=False)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$.")
+        where = where.rstrip("`")
+        unknown = re.search(r"unknown field `(.*)`", message)
+        if unknown:
+            where, message = f"{where}.{unknown[1]}".lstrip("."), "there is no such setting"
         raise BadSettings(
-            f"The setting '{where.rstrip('`') or '?'}' cannot be used: {message}.",
+            f"The setting '{where}' cannot be used: {message}.",
             hint=f"Correct it in {config}, in the environment or in the flags; see `detent doctor`.",
-            field=where.rstrip("`") or None,
+            field=where,
         ) from None
 
 
@@ -201,6 +209,19 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise BadSettings(f"The settings file {path} cannot be read: {error}.", hint="Correct the file.") from None
+
+
+def _refuse_misspelt(name: str, known: Mapping[str, Field]) -> None:
+    """A variable that is nearly a setting's is taken as a mistake; other names belong to other programs."""
+    for section in Settings.__struct_fields__[1:]:
+        prefix = f"DETENT_{section.upper()}_"
+        if name.startswith(prefix):
+            tails = [env.removeprefix(prefix) for env in known if env.startswith(prefix)]
+            near = difflib.get_close_matches(name.removeprefix(prefix), tails, n=1, cutoff=0.7)
+            if near:
+                raise BadSettings(
+                    f"The environment holds {name}, which is no setting.", hint=f"Did you mean {prefix}{near[0]}?"
+                )
 
 
 def _put(tree: dict[str, Any], section: str, name: str, value: Any) -> None:
