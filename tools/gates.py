@@ -154,7 +154,7 @@ def _targets(module: Module, every: dict[str, Module]) -> set[str]:
 
 
 def check_sql(root: Path) -> Iterator[Violation]:
-    """Nothing is formatted into a statement but module constants, which stand in capitals."""
+    """Nothing is formatted into a statement but module constants, in capitals, and identifiers that `quote` wrote."""
     for module in modules(root):
         for scope in [module.tree, *(n for n in ast.walk(module.tree) if isinstance(n, ast.FunctionDef))]:
             assigned = {
@@ -190,6 +190,8 @@ def _is_formatted(node: ast.expr) -> bool:
 
 
 def _is_constant(node: ast.expr) -> bool:
+    if isinstance(node, ast.Call):
+        return "quote" in {getattr(node.func, "attr", ""), getattr(node.func, "id", "")}
     if isinstance(node, ast.Attribute):
         return _CONSTANT.fullmatch(node.attr) is not None
     return isinstance(node, ast.Constant) or (isinstance(node, ast.Name) and bool(_CONSTANT.fullmatch(node.id)))
@@ -229,7 +231,8 @@ def _is_style(path: Path) -> bool:
 def main(arguments: list[str]) -> int:
     """Run every check on a checkout."""
     root = Path(arguments[0] if arguments else Path(__file__).parent.parent).resolve()
-    found = [v for check in (check_imports, check_cycles, check_sql, check_words) for v in check(root)]
+    checks = (check_imports, check_cycles, check_sql, check_words)
+    found = list(dict.fromkeys(violation for check in checks for violation in check(root)))
     for violation in found:
         print(f"{violation.path.relative_to(root)}:{violation.line}: {violation.sentence}")
     print(f"gates: {len(found)} violations" if found else "gates: nothing found")

@@ -117,7 +117,11 @@ def test_own_gates_fail_on(name: str, copy: Path, run: Run) -> None:
 
 
 def test_a_constant_may_stand_in_a_statement(copy: Path, run: Run) -> None:
-    plant(copy, "store/planted.py", 'COLUMNS = "a, b"\n\n\ndef f(c):\n    c.execute(f"SELECT {COLUMNS} FROM t")')
+    plant(
+        copy,
+        "store/planted.py",
+        'COLUMNS = "a, b"\n\n\ndef f(c, quote):\n    c.execute(f"SELECT {COLUMNS} FROM {quote(1)}")',
+    )
     assert run("python", "tools/gates.py", str(copy)).returncode == 0
 
 

@@ -105,7 +105,7 @@ def forget(engine: Engine, table: str) -> None:
             # Deleted bytes are overwritten by secure_delete; this takes the older copies out of the log.
             raw.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         else:
-            raw.exec_driver_sql(f"VACUUM {table}")
+            raw.exec_driver_sql(f"VACUUM {engine.dialect.identifier_preparer.quote(table)}")
 
 
 def failure(error: BaseException, where: str) -> StorageFailed:
