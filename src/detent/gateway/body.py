@@ -1,0 +1,156 @@
+"""A chat completion's body: checked as far as the gateway must know it, and passed on as it came.
+
+The top level is taken apart into names and raw values. Values stay the client's own bytes, so fields that Detent has
+never heard of survive; only `model` is replaced, and on a stream `stream_options.include_usage` is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from detent.gateway.errors import MalformedBody, TooDeep
+from detent.kernel.errors import InvalidInput
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_MAX_BRACKETS: Final = 1_000_000  # wide rather than deep, but each layer costs a pass over all of them
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_AT: Final = re.compile(r" - at `\$\.?(.*)`$")
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[msgspec.Raw] | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Head(msgspec.Struct):
+    """The fields that the gateway itself reads."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Positive | None = None
+    max_completion_tokens: _Positive | None = None
+    n: _Positive | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    user: str | None = None
+
+
+class ChatBody:
+    """A checked body.
+
+    Attributes:
+        head: what the gateway reads of it.
+        hide_usage: a stream whose client did not ask for the usage event.
+    """
+
+    __slots__ = ("_fields", "_raw", "head", "hide_usage")
+
+    def __init__(self, raw: bytes, head: Head, fields: dict[str, msgspec.Raw]) -> None:
+        self.head = head
+        self._raw = raw
+        self._fields = fields
+        options = head.stream_options
+        self.hide_usage = bool(head.stream) and not (options is not None and options.include_usage)
+
+    @property
+    def messages(self) -> bytes:
+        """The messages as the client wrote them."""
+        return bytes(self._fields["messages"])
+
+    def for_model(self, name: str, name_json: bytes) -> bytes:
+        """The body that goes to a provider."""
+        if name == self.head.model and not self.hide_usage:
+            return self._raw
+        fields = {**self._fields, "model": msgspec.Raw(name_json)}
+        if self.hide_usage:
+            options: dict[str, Any] = {}
+            if self.head.stream_options is not None:
+                options = msgspec.json.decode(fields["stream_options"], type=dict[str, msgspec.Raw])
+            fields["stream_options"] = msgspec.Raw(_ENCODER.encode({**options, "include_usage": True}))
+        return _ENCODER.encode(fields)
+
+
+_ENCODER: Final = msgspec.json.Encoder()
+_HEADS: Final = msgspec.json.Decoder(Head)
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read_body(raw: bytes, *, max_depth: int) -> ChatBody:
+    """Check a body.
+
+    Raises:
+        MalformedBody: no JSON object in UTF-8.
+        TooDeep: nested too deeply.
+        InvalidInput: a field is missing, given twice, or has the wrong type or range; names it.
+    """
+    if not raw.isascii():
+        try:
+            raw.decode()
+        except UnicodeDecodeError as error:
+            raise MalformedBody(f"The body is not UTF-8: byte {error.start}.", hint="Send JSON in UTF-8.") from None
+    if raw.count(b"[") + raw.count(b"{") > max_depth and _deeper(raw, max_depth):
+        raise TooDeep(f"The body is nested deeper than {max_depth}.", hint="Flatten it.")
+    try:
+        fields = _FIELDS.decode(raw)
+        head = _HEADS.decode(raw)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedBody(f"The body is no valid JSON: {error}.", hint="Send one JSON object.") from None
+    if not _plain_size(raw, fields):
+        _refuse_twins(raw)
+    return ChatBody(raw, head, fields)
+
+
+def _deeper(raw: bytes, limit: int) -> bool:
+    """Whether brackets outside of strings nest deeper than the limit: inner pairs are taken away layer by layer."""
+    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
+    if len(brackets) > _MAX_BRACKETS:
+        return True
+    for _ in range(limit):
+        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if not fewer or len(fewer) == len(brackets):
+            return b"[" in fewer or b"{" in fewer
+        brackets = fewer
+    return True
+
+
+def _plain_size(raw: bytes, fields: dict[str, msgspec.Raw]) -> bool:
+    """Whether the object is just as long as its fields, written tight or with Python's spaces: none was given twice."""
+    count = len(fields)
+    tight = 1 + sum(len(name) + 4 for name in fields) + sum(memoryview(value).nbytes for value in fields.values())
+    return len(raw) == tight or len(raw) == tight + 2 * count - 1
+
+
+def _refuse_twins(raw: bytes) -> None:
+    pairs = json.loads(raw, object_pairs_hook=list)
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(
+                f"The field '{name[:100]}' is given twice.", hint="Send each field once.", field=name[:100]
+            )
+
+
+def _invalid(message: str) -> InvalidInput:
+    found = _AT.search(message)
+    field = found[1] if found else None
+    what = message[: found.start()] if found else message
+    if field is None and "missing required field" in what:
+        field = what.rpartition(" `")[2].rstrip("`")
+    return InvalidInput(
+        f"{'The field ' + repr(field) if field else 'The body'} cannot be used: {what}.",
+        hint="See https://platform.openai.com/docs/api-reference/chat/create for the fields and their types.",
+        field=field or None,
+    )

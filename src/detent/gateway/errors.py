@@ -1,0 +1,227 @@
+"""What the data plane answers when it cannot answer: the room's errors, and OpenAI's shape for them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from detent.kernel.errors import (
+    CallerError,
+    DetentError,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    TimedOut,
+    TooLarge,
+    TooMany,
+    Unauthenticated,
+    Unavailable,
+    UpstreamFailed,
+)
+
+# The caller's mistakes
+
+
+class MalformedBody(InvalidInput):
+    """The body is no JSON object."""
+
+    code = "malformed_json"
+
+
+class TooDeep(InvalidInput):
+    """The body's JSON is nested deeper than allowed."""
+
+    code = "too_deep"
+
+
+class BodyTooLarge(TooLarge):
+    """The body is larger than allowed."""
+
+    code = "body_too_large"
+
+
+class HeadTooLarge(TooLarge):
+    """Request line and headers are larger than allowed."""
+
+    code = "headers_too_large"
+    status = 431
+
+
+class UnsupportedEncoding(CallerError):
+    """The body is compressed."""
+
+    code = "unsupported_encoding"
+    status = 415
+
+
+class InvalidKey(Unauthenticated):
+    """No key was sent, or one that is unknown, expired or revoked."""
+
+    code = "invalid_api_key"
+
+
+class MayNotCall(Forbidden):
+    """The key is good, but not for calling models."""
+
+    code = "permission_denied"
+
+
+class UnknownModel(NotFound):
+    """There is no such route, or not for this key."""
+
+    code = "model_not_found"
+
+
+class UnknownPath(NotFound):
+    """The gateway serves no such path."""
+
+    code = "unknown_path"
+
+
+class WrongMethod(CallerError):
+    """The path exists, but not for this method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class SlowRequest(CallerError):
+    """The request did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
+# Our own limits
+
+
+class Overloaded(Unavailable):
+    """As many calls are in flight as this worker takes."""
+
+    code = "overloaded"
+
+
+class NotReady(Unavailable):
+    """There is no snapshot yet."""
+
+    code = "not_ready"
+
+
+class Draining(Unavailable):
+    """The gateway is stopping and the time for calls in flight is over."""
+
+    code = "draining"
+
+
+class SpoolFull(Unavailable):
+    """Calls are to be recorded or refused, and they cannot be recorded now."""
+
+    code = "spool_full"
+
+
+# Providers
+
+
+class ConnectFailed(UpstreamFailed):
+    """No connection to the provider."""
+
+    code = "connect_failed"
+
+
+class AddressRefused(UpstreamFailed):
+    """The provider's name leads to an address that may not be called."""
+
+    code = "address_refused"
+
+
+class CredentialUnusable(UpstreamFailed):
+    """The provider's stored credential does not open."""
+
+    code = "credential_unusable"
+
+
+class CredentialRefused(UpstreamFailed):
+    """The provider refused our credential."""
+
+    code = "credential_refused"
+
+
+class UpstreamError(UpstreamFailed):
+    """The provider answered with an error."""
+
+    code = "upstream_error"
+
+
+class UpstreamRejected(InvalidInput):
+    """The provider found fault with the request; its own words are passed on."""
+
+    code = "upstream_rejected"
+
+
+class NoUpstream(Unavailable):
+    """No route leads to a provider that can be reached."""
+
+    code = "no_upstream"
+
+
+class UpstreamBusy(TooMany):
+    """The provider is over its limit for us."""
+
+    code = "upstream_rate_limited"
+
+
+class BadAnswer(UpstreamFailed):
+    """The provider broke the protocol, or answered what nobody can read."""
+
+    code = "bad_answer"
+
+
+class UpstreamCut(UpstreamFailed):
+    """The provider went away before its answer was finished."""
+
+    code = "upstream_cut"
+
+
+class ConnectTimedOut(TimedOut):
+    """No connection in time."""
+
+    code = "connect_timeout"
+
+
+class FirstTokenTimedOut(TimedOut):
+    """No first output in time."""
+
+    code = "first_token_timeout"
+
+
+class IdleTimedOut(TimedOut):
+    """The answer stood still for too long."""
+
+    code = "idle_timeout"
+
+
+class TotalTimedOut(TimedOut):
+    """The call as a whole took too long."""
+
+    code = "total_timeout"
+
+
+CLIENT_GONE: Final = "client_disconnected"
+"""`error_type` of a call whose client went away before the end."""
+
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def openai_body(error: DetentError) -> bytes:
+    """The error as OpenAI writes one, with our hint beside it."""
+    kind = _TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
+    body: dict[str, Any] = {"message": error.message, "type": kind, "param": error.field, "code": error.code}
+    if error.hint:
+        body["hint"] = error.hint
+    return msgspec.json.encode({"error": body})
+
+
+def openai_event(error: DetentError) -> bytes:
+    """The error as an event within a stream that began well."""
+    return b"data: " + openai_body(error) + b"\n\n"

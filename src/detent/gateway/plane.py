@@ -1,0 +1,349 @@
+"""The data plane: a raw ASGI application that serves calls from the snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from detent.gateway import snapshot as snapshots
+from detent.gateway.call import Call, Receive, Scope, Send
+from detent.gateway.errors import (
+    Draining,
+    InvalidKey,
+    NotReady,
+    NoUpstream,
+    Overloaded,
+    SpoolFull,
+    UnknownModel,
+    UnknownPath,
+    WrongMethod,
+    openai_body,
+)
+from detent.gateway.keys import hash_token
+from detent.gateway.metrics import Metrics, label
+from detent.gateway.snapshot import KeyEntry
+from detent.gateway.upstream import Client, Lane
+from detent.gateway.world import Deployment, Way, World, build_world
+from detent.guard.vault import Vault
+from detent.kernel.clock import SECOND, Clock
+from detent.kernel.errors import DetentError, StorageFailed
+from detent.kernel.settings import GatewaySettings, TelemetrySettings
+from detent.kernel.telemetry import Span
+
+_WATCH_SECONDS: Final = 0.2
+_SAVE_TICKS: Final = 5
+_PROBE_SECONDS: Final = 1.5
+_PROBE_KEPT: Final = SECOND // 2
+_FULL_KEPT: Final = SECOND
+_log = logging.getLogger("detent.gateway")
+
+
+class Plane:
+    """Everything that one worker holds.
+
+    Args:
+        home: the data folder.
+        spool: takes a span; False when it is full.
+        vault: opens providers' credentials; asked for only when there are any.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        settings: GatewaySettings,
+        telemetry: TelemetrySettings,
+        *,
+        client: Client,
+        metrics: Metrics,
+        spool: Callable[[Span], bool],
+        vault: Callable[[], Vault],
+        clock: Clock,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.clock = clock
+        self.world: World | None = None
+        self.draining = False
+        self._folder = home / "snapshot"
+        self._telemetry = telemetry
+        self._client = client
+        self._spool = spool
+        self._vault = vault
+        self._mark = (0, 0, 0)
+        self._inflight = 0
+        self._full_since: int | None = None
+        self._probes: dict[Lane, tuple[int, bool]] = {}
+        self._watcher: asyncio.Task[None] | None = None
+
+    # ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the process' life."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        path: str = scope["path"]
+        method: str = scope["method"]
+        try:
+            if path == "/v1/chat/completions":
+                _need(method, "POST")
+                await self._chat(scope, receive, send)
+            elif path == "/v1/models" or path.startswith("/v1/models/"):
+                _need(method, "GET")
+                await _respond(send, 200, self._models(scope, path.removeprefix("/v1/models").removeprefix("/")))
+            elif path == "/healthz":
+                _need(method, "GET")
+                await _respond(send, 200, b'{"status":"ok"}')
+            elif path == "/readyz":
+                _need(method, "GET")
+                await self._check_ready()
+                await _respond(send, 200, b'{"status":"ready"}')
+            elif path == "/metrics":
+                _need(method, "GET")
+                self._set_gauges()
+                await _respond(send, 200, self.metrics.text().encode(), b"text/plain; version=0.0.4; charset=utf-8")
+            else:
+                raise UnknownPath(
+                    "The gateway serves no such path.", hint="Serves /v1/chat/completions and /v1/models.", field=None
+                )
+        except DetentError as error:
+            self.metrics.count("detent_gateway_refused_total", label(code=error.code))
+            await _respond(send, error.status, openai_body(error), retry_after=error.retry_after, error=error)
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        world = self._present()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        call = Call(self, scope, send, self._authenticate(world, headers), headers)
+        self._inflight += 1
+        try:
+            await call.run(world, receive)
+        finally:
+            self._inflight -= 1
+
+    def _present(self) -> World:
+        if self.world is None:
+            raise NotReady(
+                "The gateway has no configuration yet.",
+                hint="Start the control plane with `detent up`.",
+                retry_after=1.0,
+            )
+        return self.world
+
+    def _authenticate(self, world: World, headers: dict[bytes, bytes]) -> KeyEntry:
+        scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        hashed = hash_token(token.strip()) if scheme.lower() == "bearer" else None
+        key = world.keys.get(hashed) if hashed is not None else None
+        if key is None or (key.expires and self.clock.now() >= key.expires):
+            raise InvalidKey(
+                "The key is unknown, expired or revoked." if token else "No key was sent.",
+                hint="Send 'Authorization: Bearer dtk_...'; make a key with `detent keys create`.",
+            )
+        return key
+
+    def admit(self) -> None:
+        """Whether one more call may begin.
+
+        Raises:
+            Overloaded, SpoolFull: not now.
+        """
+        if self._inflight > self.settings.max_inflight:
+            raise Overloaded(
+                f"{self.settings.max_inflight} calls are in flight.", hint="Come back in a moment.", retry_after=1.0
+            )
+        if self._spool_refuses():
+            raise SpoolFull(
+                "Calls cannot be recorded: the spool is full.", hint="See `detent status`.", retry_after=5.0
+            )
+
+    def _spool_refuses(self) -> bool:
+        """Full when the last span was shed; after a second one more call is let through to see if there is room."""
+        if self._full_since is None or self._telemetry.when_full == "shed":
+            return False
+        return self.clock.monotonic() - self._full_since < _FULL_KEPT
+
+    # Models
+
+    def _models(self, scope: Scope, name: str) -> bytes:
+        world = self._present()
+        key = self._authenticate(world, dict(scope["headers"]))
+        if not name:
+            return msgspec.json.encode({"object": "list", "data": [_model(way) for way in world.visible(key)]})
+        way = world.find(key, name)
+        if way is None:
+            raise UnknownModel(
+                f"There is no model '{name[:100]}' for this key.",
+                hint="List what there is with GET /v1/models.",
+                field="model",
+            )
+        return msgspec.json.encode(_model(way))
+
+    # Readiness
+
+    async def _check_ready(self) -> None:
+        """Pass exactly when a call with a good key would be served.
+
+        Raises:
+            Unavailable: says what is missing.
+        """
+        world = self._present()
+        if self.draining:
+            raise Draining("The gateway is stopping.", retry_after=1.0)
+        if self._inflight >= self.settings.max_inflight:
+            raise Overloaded("The gateway takes no further call now.", retry_after=1.0)
+        if self._spool_refuses():
+            raise SpoolFull("Calls cannot be recorded: the spool is full.", retry_after=5.0)
+        deployments = {
+            deployment.lane: deployment
+            for ways in world.ways.values()
+            for way in ways.values()
+            for deployment in way.deployments
+            if deployment.lane is not None
+        }
+        if not await self._any_reached(deployments):
+            raise NoUpstream(
+                "No route leads to a provider that can be reached.",
+                hint="Check `detent providers list`, or whether the embedded engine runs.",
+                retry_after=1.0,
+            )
+
+    async def _any_reached(self, deployments: dict[Lane, Deployment]) -> bool:
+        now = self.clock.monotonic()
+        fresh = {lane: found for lane, found in self._probes.items() if now - found[0] < _PROBE_KEPT}
+        self._probes = fresh
+        if any(fresh[lane][1] for lane in deployments if lane in fresh):
+            return True
+        asked = {asyncio.ensure_future(self._reach(d)): lane for lane, d in deployments.items() if lane not in fresh}
+        for done in asyncio.as_completed(asked):
+            if await done:
+                for task in asked:
+                    task.cancel()
+                return True
+        return False
+
+    async def _reach(self, deployment: Deployment) -> bool:
+        lane = deployment.lane
+        assert lane is not None
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                good = await lane.probe("/healthz" if deployment.probe else "")
+        except (DetentError, TimeoutError):
+            good = False
+        self._probes[lane] = (self.clock.monotonic(), good)
+        return good
+
+    # Recording
+
+    def keeps_content(self, project: str) -> bool:
+        """Whether texts of this project's calls are kept."""
+        world = self.world
+        found = world.keep_content.get(project) if world is not None else None
+        return self._telemetry.content == "keep" if found is None else found
+
+    def record(self, span: Span) -> None:
+        """Spool a call's span and count it."""
+        if self._spool(span):
+            self._full_since = None
+        else:
+            self._full_since = self.clock.monotonic()
+            self.metrics.count("detent_gateway_spans_shed_total")
+        self.metrics.count_call(span)
+
+    # Life
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def start(self) -> None:
+        """Take the snapshot that is there, and watch for the next."""
+        await self.refresh()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Let go of everything."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._client.close()
+        self._set_gauges()
+        self.metrics.save()
+
+    async def _watch(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            await self.refresh()
+            ticks += 1
+            if ticks % _SAVE_TICKS == 0:
+                self._set_gauges()
+                self.metrics.save()
+
+    async def refresh(self) -> None:
+        """Swap in the published snapshot if it is another; a damaged one is reported and the old one stays."""
+        mark = snapshots.mark(self._folder)
+        if mark == self._mark:
+            return
+        self._mark = mark
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(None, snapshots.load, self._folder)
+        except (StorageFailed, OSError) as error:
+            self.metrics.count("detent_gateway_snapshot_refused_total")
+            _log.error("snapshot refused: %s The one before stays in use.", error)
+            return
+        if found is None:
+            return
+        self.world, problems = build_world(found, self._vault, self._client)
+        for problem in problems:
+            _log.warning("%s", problem)
+        _log.info(
+            "snapshot in use: position %d, %d routes, %d keys", found.position, len(found.routes), len(found.keys)
+        )
+
+    def _set_gauges(self) -> None:
+        gauges = self.metrics.gauges
+        gauges["detent_gateway_inflight"] = self._inflight
+        gauges["detent_gateway_workers"] = 1
+        if self.world is not None:
+            gauges["detent_gateway_snapshot_position"] = self.world.position
+
+
+def _need(method: str, wanted: str) -> None:
+    if method != wanted:
+        raise WrongMethod(f"This path does not take {method[:20]}.", hint=f"Use {wanted}.")
+
+
+def _model(way: Way) -> dict[str, Any]:
+    owner = way.deployments[0].provider if way.deployments else "detent"
+    return {"id": way.name, "object": "model", "created": way.created // SECOND, "owned_by": owner}
+
+
+async def _respond(
+    send: Send,
+    status: int,
+    body: bytes,
+    kind: bytes = b"application/json",
+    *,
+    retry_after: float | None = None,
+    error: DetentError | None = None,
+) -> None:
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    if retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(round(retry_after), 1)))
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", error.hint.removeprefix("Use ").rstrip(".").encode()))
+    if isinstance(error, InvalidKey):
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,145 @@
+"""A gateway worker: the process that serves the data plane on one socket."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from functools import cache
+from types import FrameType
+
+from detent.gateway.metrics import Metrics
+from detent.gateway.plane import Plane
+from detent.gateway.upstream import Client, Timeouts
+from detent.guard.vault import Vault, open_vault
+from detent.kernel.clock import SystemClock
+from detent.kernel.errors import BadSettings, DetentError
+from detent.kernel.settings import Settings, load_settings
+from detent.kernel.telemetry import Span
+from detent.traces.spool import Spool, encode_span
+
+_KEEP_ALIVE_SECONDS = 75
+_BACKLOG = 2048
+_log = logging.getLogger("detent.gateway")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m detent.gateway --home H --worker N [--fd F]`: serve until SIGTERM, then drain and leave."""
+    parser = argparse.ArgumentParser(prog="detent.gateway", description="A worker of Detent's gateway.")
+    parser.add_argument("--home", help="data folder; DETENT_HOME by default")
+    parser.add_argument("--worker", default="0", help="this worker's number, unique among those that share the port")
+    parser.add_argument("--fd", type=int, help="listening socket that was handed down; without it one is bound")
+    given = parser.parse_args(arguments)
+    try:
+        settings = load_settings(os.environ, overrides={"home": given.home})
+        _set_up_log(settings)
+        listening = _listening(settings, given.fd)
+        _serve(settings, listening, worker=given.worker)
+    except DetentError as error:
+        print(f"detent gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(settings: Settings, listening: socket.socket, *, worker: str) -> None:
+    from uvicorn.config import Config
+    from uvicorn.server import Server
+
+    from detent.gateway.listener import ClientConnection
+
+    home = settings.folder
+    limits = settings.gateway
+    spool = Spool(
+        home / "spool",
+        writer=f"gateway{worker}",
+        max_bytes=settings.telemetry.spool_max_bytes,
+        segment_bytes=settings.telemetry.spool_segment_bytes,
+    )
+
+    def put(span: Span) -> bool:
+        return spool.append(encode_span(span))
+
+    @cache
+    def vault() -> Vault:
+        return open_vault(home / "keys" / "root.key", create=False)
+
+    plane = Plane(
+        home,
+        limits,
+        settings.telemetry,
+        client=Client(
+            Timeouts(limits.connect_timeout, limits.first_token_timeout, limits.idle_timeout, limits.total_timeout)
+        ),
+        metrics=Metrics(home / "run", worker),
+        spool=put,
+        vault=vault,
+        clock=SystemClock(),
+    )
+
+    class Draining(Server):
+        """A server that leaves by itself after a signal, rather than by dying of it."""
+
+        def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
+            plane.draining = True
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
+
+    config = Config(
+        plane,
+        http=ClientConnection,
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(round(limits.drain_seconds), 1),
+        backlog=_BACKLOG,
+    )
+    host, port = listening.getsockname()[:2]
+    _log.info("gateway worker %s listens on http://%s:%d", worker, host, port)
+    try:
+        Draining(config).run(sockets=[listening])
+    finally:
+        spool.sync()
+        spool.close()
+    _log.info("gateway worker %s has stopped", worker)
+
+
+def _listening(settings: Settings, fd: int | None) -> socket.socket:
+    if fd is not None:
+        return socket.socket(fileno=fd)
+    host, port = settings.gateway.host, settings.gateway.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise BadSettings(
+            f"The gateway cannot listen on {host} port {port}: {error.strerror}.",
+            hint="Stop what uses the port, or set DETENT_GATEWAY_PORT.",
+            field="gateway.port",
+        ) from None
+    return bound
+
+
+def _set_up_log(settings: Settings) -> None:
+    """One line per event on standard error; uvicorn's own talk is left out."""
+    line = '{"time":"%(asctime)s","level":"%(levelname)s","logger":"%(name)s","message":%(message)r}'
+    logging.basicConfig(
+        level=settings.log.level.upper(),
+        format=line if settings.log.format == "json" else "%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.asgi").setLevel(logging.ERROR)
