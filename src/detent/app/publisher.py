@@ -1,0 +1,70 @@
+"""Compiles the gateway's configuration from the ledger and publishes it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from detent.gateway.model import Key, Provider
+from detent.gateway.prices import PriceTable, shipped_prices
+from detent.gateway.snapshot import Sources, compile_snapshot, publish
+from detent.gateway.views import KEYS, PRICES, PROVIDERS, ROUTES
+from detent.kernel.clock import Clock
+from detent.kernel.identity import Permission
+from detent.kernel.ports import Ledger, Secrets
+
+
+class Publisher:
+    """Called after each change, and by the control process when another process moved the ledger.
+
+    Attributes:
+        rights: what a key may do now; a key's permissions are narrowed by it, so a key whose issuer was shut out is
+            refused by the gateway as well.
+    """
+
+    rights: Callable[[Key], frozenset[Permission]]
+
+    def __init__(
+        self, ledger: Ledger, secrets: Secrets, folder: Path, *, engine_url: Callable[[], str], clock: Clock
+    ) -> None:
+        self._ledger = ledger
+        self._secrets = secrets
+        self._folder = folder
+        self._engine_url = engine_url
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._table: PriceTable | None = None
+
+    def __call__(self) -> None:
+        """Compile and publish."""
+        with self._lock:
+            # The position is read before the views: a snapshot may hold more than it says, never less.
+            position, _head = self._ledger.head()
+            providers = tuple(self._ledger.rows(PROVIDERS).values())
+            sources = Sources(
+                position=position,
+                keys=tuple(self._narrowed(key) for key in self._ledger.rows(KEYS).values()),
+                providers=providers,
+                routes=tuple(self._ledger.rows(ROUTES).values()),
+                prices=tuple(self._ledger.rows(PRICES).values()),
+                secrets=self._sealed(providers),
+                engine_url=self._engine_url(),
+            )
+            if self._table is None:
+                self._table = shipped_prices()
+            publish(compile_snapshot(sources, table=self._table, now=self._clock.now()), self._folder)
+
+    def _narrowed(self, key: Key) -> Key:
+        held = self.rights(key)
+        return msgspec.structs.replace(key, permissions=tuple(p for p in key.permissions if p in held))
+
+    def _sealed(self, providers: tuple[Provider, ...]) -> dict[str, str]:
+        found = {}
+        for provider in providers:
+            sealed = self._secrets.get(provider.secret_id) if provider.secret_id else None
+            if sealed is not None:
+                found[provider.secret_id] = sealed
+        return found
