@@ -68,7 +68,8 @@ def verify(shell: Shell, copy: Path | None, checkpoints: Path | None) -> int:
         signed = read_checkpoints(checkpoints) if checkpoints else ()
         found = verify_copy(copy, signed)
     else:
-        signed = read_checkpoints(checkpoints or shell.settings.checkpoints)
+        where = checkpoints or shell.settings.checkpoints
+        signed = read_checkpoints(where, required=checkpoints is not None)
         with shell.platform() as (platform, caller):
             found = platform.audit.verify(caller, checkpoints=signed)
     shell.show(verification_json(found), lambda: _verified(found))

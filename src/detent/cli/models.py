@@ -50,9 +50,7 @@ def list_models(shell: Shell) -> None:
             }
         )
         rows.append((f"{provider}/{model}", *_figures(price), source, ", ".join(names) or "-"))
-    shell.show(
-        page_json(items), lambda: table(("MODEL", number("INPUT"), number("OUTPUT"), "PRICE", "ROUTES"), rows)
-    )
+    shell.show(page_json(items), lambda: table(("MODEL", number("INPUT"), number("OUTPUT"), "PRICE", "ROUTES"), rows))
 
 
 @models.command("price")

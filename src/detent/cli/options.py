@@ -15,7 +15,7 @@ _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(us|µs|ms|s|m|min|h)")
 _SPAN_UNITS: Final = {"us": 1_000, "µs": 1_000, "ms": 1_000_000, **_UNITS}
 
 
-class When(click.ParamType):
+class When(click.ParamType[int]):
     """A time: `2026-03-03T10:00`, or so long ago: `15m`, `2h`, `7d`."""
 
     name = "time"
@@ -35,7 +35,7 @@ class When(click.ParamType):
             self.fail(f"'{text}' is no time. Give a date and time such as 2026-03-03T10:00, or 15m, 2h, 7d ago.")
 
 
-class Later(click.ParamType):
+class Later(click.ParamType[int]):
     """A time to come: `2027-01-01`, or in so long: `12h`, `30d`."""
 
     name = "time"
@@ -55,7 +55,7 @@ class Later(click.ParamType):
             self.fail(f"'{text}' is no time. Give a date such as 2027-01-01, or 12h, 30d from now.")
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[int]):
     """A length of time: `250ms`, `2s`."""
 
     name = "duration"
@@ -69,7 +69,7 @@ class Duration(click.ParamType):
         return round(float(found[1]) * _SPAN_UNITS[found[2]])
 
 
-class Dollars(click.ParamType):
+class Dollars(click.ParamType[int]):
     """An amount in USD: `0.01`."""
 
     name = "usd"
@@ -88,7 +88,7 @@ class Dollars(click.ParamType):
         return int(amount * 1_000_000_000)
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType[tuple[str, str]]):
     """A name and a value: `NAME=VALUE`."""
 
     name = "name=value"

@@ -21,7 +21,9 @@ def providers() -> None:
 @providers.command("add")
 @click.argument("name")
 @click.option("--url", required=True, help="Base URL in the OpenAI dialect, e.g. https://api.openai.com/v1.")
-@click.option("--key-env", metavar="VAR", help="Environment variable that holds the credential; it is stored encrypted.")
+@click.option(
+    "--key-env", metavar="VAR", help="Environment variable that holds the credential; it is stored encrypted."
+)
 @click.option("--allow-private", is_flag=True, help="Allow loopback and private addresses.")
 @click.option("--replace", is_flag=True, help="Change a provider that exists.")
 @pass_shell

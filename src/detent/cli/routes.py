@@ -47,9 +47,7 @@ def list_routes(shell: Shell) -> None:
         (route.name, ", ".join(_target(route)), moment(route.changed) if route.changed else "built in")
         for route in found
     ]
-    shell.show(
-        page_json([route_json(route) for route in found]), lambda: table(("NAME", "TO", "CHANGED"), rows)
-    )
+    shell.show(page_json([route_json(route) for route in found]), lambda: table(("NAME", "TO", "CHANGED"), rows))
 
 
 @routes.command("remove")

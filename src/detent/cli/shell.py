@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,19 @@ class Shell:
     """
 
     def __init__(self, home: str | None = None, *, json: bool = False) -> None:
-        self._home = home
+        self._flags: dict[str, Any] = {"home": home}
         self.json = json
+
+    def override(self, flags: Mapping[str, Any]) -> None:
+        """Flags that go before file and environment, as `"section.field": value`; None leaves a field alone."""
+        self._flags.update(flags)
 
     @cached_property
     def settings(self) -> Settings:
         """Settings from file, environment and flags."""
         from detent.kernel.settings import load_settings
 
-        return load_settings(os.environ, overrides={"home": self._home})
+        return load_settings(os.environ, overrides=self._flags)
 
     @contextlib.contextmanager
     def platform(self) -> Iterator[tuple[Platform, Principal]]:

@@ -37,9 +37,7 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> str
     body = [[clean(cell) for cell in row] for row in rows]
     if not body:
         return ""
-    widths = [
-        max(width(head.title), *(width(row[index]) for row in body)) for index, head in enumerate(heads)
-    ]
+    widths = [max(width(head.title), *(width(row[index]) for row in body)) for index, head in enumerate(heads)]
     lines = [_line([head.title for head in heads], heads, widths)]
     if is_rich():
         lines[0] = click.style(lines[0], bold=True)
@@ -71,9 +69,7 @@ def width(text: str) -> int:
     """Columns that a text takes on a terminal."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in _WIDE else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in _WIDE else 1 for c in text)
 
 
 def clean(text: str, *, keep_lines: bool = False) -> str:

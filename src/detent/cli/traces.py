@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -77,7 +77,7 @@ def _where(text: str, options: dict[str, Any]) -> SpanFilter:
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @click.option("--after", default="", help="Continue a list: what the one before gave.")
 @pass_shell
-def list_traces(shell: Shell, limit: int, after: str, **options: Any) -> None:
+def list_traces(shell: Shell, /, limit: int, after: str, **options: Any) -> None:
     """Show traces, newest first."""
     _show_page(shell, _where("", options), limit=limit, after=after, snippets=False)
 
@@ -88,7 +88,7 @@ def list_traces(shell: Shell, limit: int, after: str, **options: Any) -> None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @click.option("--after", default="", help="Continue a list: what the one before gave.")
 @pass_shell
-def search(shell: Shell, text: str, limit: int, after: str, **options: Any) -> None:
+def search(shell: Shell, /, text: str, limit: int, after: str, **options: Any) -> None:
     """Find traces by words in what was asked and answered; "quotes" hold a phrase together."""
     if not text.strip():
         raise InvalidInput("There is nothing to search for.", hint="Give a word, or list them all.", field="text")
@@ -250,9 +250,11 @@ def _value(text: str) -> bool | float | str:
 
 @traces.command("tail")
 @filters
-@click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option(
+    "--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between looks."
+)
 @pass_shell
-def tail(shell: Shell, interval: float, **options: Any) -> None:
+def tail(shell: Shell, /, interval: float, **options: Any) -> None:
     """Show traces as they come in, until interrupted. With --json one object a line."""
     where = _where("", options)
     shell.say("Waiting for traces; stop with Ctrl-C.")
@@ -290,7 +292,7 @@ def _arrivals(platform: Platform, caller: Principal, where: SpanFilter, interval
 @click.option("--no-content", is_flag=True, help="Leave out what was asked and answered.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many traces.")
 @pass_shell
-def export(shell: Shell, out: Path | None, no_content: bool, limit: int | None, **options: Any) -> None:
+def export(shell: Shell, /, out: Path | None, no_content: bool, limit: int | None, **options: Any) -> None:
     """Write spans as JSON lines, whole traces together, newest first."""
     where = _where("", options)
     spans = exported = 0
@@ -318,7 +320,7 @@ def _every(platform: Platform, caller: Principal, where: SpanFilter, limit: int 
             return
 
 
-def _write(sink: BinaryIO, spans: tuple[Span, ...], *, content: bool) -> int:
+def _write(sink: IO[Any], spans: tuple[Span, ...], *, content: bool) -> int:
     import msgspec
 
     for span in spans:

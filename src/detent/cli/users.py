@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -59,10 +60,8 @@ def add(shell: Shell, name: str, role: str) -> None:
 def link(shell: Shell, user: str) -> None:
     """Make a one-time sign-in link: for USER, else for the admin."""
     with shell.platform() as (platform, caller):
-        if user:
-            token = platform.people.link(caller, _find(platform, caller, user).id)
-        else:
-            token = platform.people.first_link()
+        people = platform.people
+        token = people.link(caller, _find(platform, caller, user).id) if user else people.first_link()
         url = sign_in_url(platform, token)
     shell.say("It works once, within the hour:")
     shell.show({"link": url}, lambda: url)
@@ -90,9 +89,9 @@ def password(shell: Shell, user: str, from_stdin: bool) -> None:
     with shell.platform() as (platform, caller):
         account = _find(platform, caller, user)
         if from_stdin:
-            given = click.get_text_stream("stdin").readline().rstrip("\n")
+            given = sys.stdin.readline().rstrip("\n")
         else:
-            given = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+            given = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
         platform.people.set_password(caller, account.id, given)
     shell.show(account_json(account), lambda: account.id)
     shell.say(f"The password of '{account.name}' is set, and their sessions are closed.")
