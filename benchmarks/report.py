@@ -1,0 +1,192 @@
+"""Run every benchmark and write docs/benchmarks.md: each figure beside its bar, and the machine it was measured on.
+
+Usage: `make bench`, or `python benchmarks/report.py [NAME ...]`. With names, only those run; the others' last
+figures stay. Results are kept in benchmarks/results.json. A benchmark is a script that prints one JSON object to stdout.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+INTRODUCTION = """\
+What is claimed about speed and size, measured by `make bench`. [How it is measured](../benchmarks/README.md). Absolute
+times depend on the machine and on what else it does; CPU times and ratios carry over best.
+"""
+
+
+class Figure(NamedTuple):
+    """One line of the report.
+
+    Attributes:
+        what: measured, in words.
+        path: where the figure stands in the benchmark's JSON, keys joined by slashes.
+        unit: behind the number.
+        bar: the bound; None when there is none.
+        most: whether the bar is an upper bound (else a lower one).
+    """
+
+    what: str
+    path: str
+    unit: str
+    bar: float | None = None
+    most: bool = True
+
+
+class Bench(NamedTuple):
+    """A script with its figures; what it says about itself is its docstring."""
+
+    title: str
+    script: str
+    arguments: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    note: str = ""
+
+
+BENCHES: dict[str, Bench] = {
+    "footprint": Bench(
+        "Footprint",
+        "footprint.py",
+        (),
+        (
+            Figure("packages of a default installation", "install/packages", "", 45),
+            Figure("installed size", "install/megabytes", "MB", 250),
+            Figure("`detent --help`", "help_cpu_seconds", "s CPU", 0.2),
+            Figure("console assets", "assets_megabytes", "MB", 0.5),
+            Figure("`detent up`, empty folder to ready", "up/ready_seconds", "s", 6),
+            Figure("memory of all processes without the engine, idle", "up/megabytes_without_engine", "MB", 350),
+        ),
+    ),
+    "ledger": Bench(
+        "Ledger",
+        "ledger.py",
+        (),
+        (
+            Figure("a fact over a plain insert, batches of 100", "append/batch_100/cpu_us_over_plain", "us CPU", 5),
+            Figure("verification", "verify/facts_per_cpu_second", "facts per CPU-s", 400_000, most=False),
+        ),
+    ),
+}
+
+
+def figure_of(result: Any, path: str) -> float | None:
+    """The number at a path; None where there is none."""
+    for key in path.split("/"):
+        if not isinstance(result, dict) or key not in result:
+            return None
+        result = result[key]
+    return result if isinstance(result, int | float) and not isinstance(result, bool) else None
+
+
+def machine() -> dict[str, str]:
+    """The machine, without its name."""
+    cpu = memory = ""
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemTotal"):
+            memory = f"{int(line.split()[1]) / 1_048_576:.0f} GiB"
+    return {
+        "processor": f"{cpu or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "memory": memory,
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "python": platform.python_version(),
+    }
+
+
+def _lines(path: str) -> Iterator[str]:
+    if Path(path).exists():
+        yield from Path(path).read_text().splitlines()
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    """Run one benchmark; what it printed, or why it did not."""
+    script = ROOT / "benchmarks" / bench.script
+    if not script.exists():
+        return {"failed": "there is no such script"}
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(script), *bench.arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        return {"failed": f"exited with {done.returncode}"}
+    try:
+        result = json.loads(done.stdout[done.stdout.index("{") :])
+    except ValueError:
+        return {"failed": "printed no JSON"}
+    return {"result": result, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def shown(value: float) -> str:
+    """A number for people."""
+    if value == int(value):
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def page(results: dict[str, Any], benches: dict[str, Bench]) -> str:
+    """The report."""
+    parts = [
+        "<!-- Written by benchmarks/report.py. -->\n# Benchmarks\n",
+        INTRODUCTION,
+    ]
+    for name, bench in benches.items():
+        kept = results.get(name, {})
+        parts.append(f"## {bench.title}\n")
+        if "result" not in kept:
+            parts.append(f"Not measured: {kept.get('failed', 'not run yet')}.\n")
+            continue
+        lines = ["| what | measured | bar | |", "| --- | ---: | ---: | --- |"]
+        for figure in bench.figures:
+            value = figure_of(kept["result"], figure.path)
+            bar = "" if figure.bar is None else f"{'<=' if figure.most else '>='} {shown(figure.bar)}"
+            met = ""
+            if value is not None and figure.bar is not None:
+                met = "met" if (value <= figure.bar if figure.most else value >= figure.bar) else "**missed**"
+            measured = "-" if value is None else f"{shown(value)} {figure.unit}".rstrip()
+            lines.append(f"| {figure.what} | {measured} | {bar} | {met} |")
+        parts.append("\n".join(lines) + "\n")
+        if bench.note:
+            parts.append(bench.note + "\n")
+        at = kept["machine"]
+        parts.append(
+            f"`benchmarks/{bench.script}`, {kept['date']}, {kept['seconds']:.0f} s, on {at['processor']}, "
+            f"{at['memory']}, {at['system']}, Python {at['python']}.\n"
+        )
+    return "\n".join(parts)
+
+
+def main(arguments: list[str]) -> int:
+    """Run, keep, write."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    failed = False
+    for name in [n for n in arguments if n in BENCHES] or ([] if "--write" in arguments else list(BENCHES)):
+        print(f"--- {name}", file=sys.stderr, flush=True)
+        found = run(BENCHES[name])
+        failed |= "failed" in found
+        if "result" in found or "result" not in results.get(name, {}):
+            results[name] = {**found, "date": dt.datetime.now(dt.UTC).date().isoformat(), "machine": machine()}
+        if "failed" in found:
+            print(f"{name}: {found['failed']}", file=sys.stderr)
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page(results, BENCHES))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

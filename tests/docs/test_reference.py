@@ -1,0 +1,62 @@
+"""The generated pages are current, and everything a user can meet stands in one of them."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+from tools import docs
+
+from detent.kernel import ports
+from detent.kernel.errors import every_error
+from detent.kernel.settings import every_field
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / "reference" / name).read_text()
+
+
+@pytest.mark.parametrize("name", docs.PAGES)
+def test_a_page_is_current(name: str) -> None:
+    assert page(name) == docs.text_of(name), "run `make docs`"
+
+
+def test_every_setting() -> None:
+    assert [f.env for f in every_field() if f"`{f.env}`" not in page("settings.md")] == []
+
+
+def test_every_error_code() -> None:
+    list(docs.every_module())
+    product = [e for e in every_error() if e.__module__.startswith("detent.")]
+    assert [e.code for e in product if f"`{e.code}`" not in page("errors.md") and e.code != "error"] == []
+    codes = [e.code for e in product if e.code != "error"]
+    assert len(codes) == len(set(codes)), "a code means one thing"
+
+
+def test_every_fact_kind() -> None:
+    for name in docs.every_module():
+        module = importlib.import_module(name)
+        if name.endswith(".facts") and name != "detent.kernel.facts":
+            assert [b.kind for b in module.FACTS if f"## {b.kind}\n" not in page("facts.md")] == []
+            assert all(body.__doc__ for body in module.FACTS)
+
+
+def test_every_port() -> None:
+    protocols = [
+        n for n, v in vars(ports).items() if getattr(v, "_is_protocol", False) and v.__module__ == ports.__name__
+    ]
+    assert len(protocols) > 5
+    assert [name for name in protocols if f"## {name}\n" not in page("ports.md")] == []
+
+
+def test_every_command() -> None:
+    from detent.cli.root import root
+
+    commands = list(docs.every_command(root, "detent"))
+    assert len(commands) > 20
+    for path, text in commands:
+        assert f"## {path}\n" in page("cli.md")
+        assert len(text.split("\n\n")) > 1, f"{path} says nothing about itself"
