@@ -1,0 +1,1 @@
+"""Adapters to engines, one package each; the embedded model among them."""
