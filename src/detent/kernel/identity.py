@@ -32,6 +32,7 @@ class Permission(StrEnum):
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
     LEDGER_READ = "ledger:read"
+    LEDGER_WRITE = "ledger:write"
     USERS_READ = "users:read"
     USERS_WRITE = "users:write"
     SETTINGS_READ = "settings:read"

@@ -124,6 +124,10 @@ class Ledger(Protocol):
         """Sign the current head, keep it in the database and outside."""
         ...
 
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The largest checkpoint kept in the database, if there is one."""
+        ...
+
     def verify(self, *, checkpoints: Sequence[Checkpoint] = (), views: bool = True) -> Verification:
         """Recompute everything and compare with what is stored and with the outside checkpoints."""
         ...

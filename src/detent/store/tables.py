@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, Table, Text
+from sqlalchemy.types import UserDefinedType
+
+
+class Raw(UserDefinedType[bytes]):
+    """Bytes that both drivers take and give as they are; the stock type would wrap each value once more."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The name in SQLite; tables are made by the steps, not from here."""
+        return "BLOB"
+
 
 METADATA = MetaData()
 
@@ -10,8 +24,8 @@ FACTS = Table(
     "facts",
     METADATA,
     Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("prev", LargeBinary, nullable=False),
-    Column("hash", LargeBinary, nullable=False),
+    Column("prev", Raw, nullable=False),
+    Column("hash", Raw, nullable=False),
     Column("content", Text, nullable=False),
     # The rest is computed from the content by the database.
     Column("stream", Text),
@@ -59,7 +73,7 @@ CHECKPOINTS = Table(
     Column("key_id", Text, nullable=False),
     Column("public_key", Text, nullable=False),
     Column("signature", Text, nullable=False),
-    Column("frontier", LargeBinary, nullable=False),
+    Column("frontier", Raw, nullable=False),
 )
 
 ACCOUNTS = Table(

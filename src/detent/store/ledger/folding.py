@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final, cast
 
 import msgspec
 from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
+from sqlalchemy import text as sql
 
 from detent.kernel.errors import StorageFailed
 from detent.kernel.facts import Fact, FactCatalog, View
@@ -17,6 +18,9 @@ Key = tuple[str, str]
 """A view's name and the key of one of its rows."""
 
 _READ_ROW = select(VIEWS.c.state).where(VIEWS.c.view == bindparam("v"), VIEWS.c.key == bindparam("k"))
+_READ_MANY = sql("SELECT key, state FROM views WHERE view = :v AND key IN (SELECT value FROM json_each(:keys))")
+_READ_ANY = sql("SELECT key, state FROM views WHERE view = :v AND key = ANY(:keys)")
+_FEW: Final = 3
 _DELETE_ROW = delete(VIEWS).where(and_(VIEWS.c.view == bindparam("v"), VIEWS.c.key == bindparam("k")))
 _UPDATE_ROW = (
     update(VIEWS)
@@ -71,17 +75,13 @@ def touched(catalog: FactCatalog, facts: Iterable[Fact]) -> set[Key]:
     return {(view.name, view.key(fact)) for fact in facts for view in catalog.views_of(fact.body.kind)}
 
 
-def fold_into(connection: Connection, catalog: FactCatalog, facts: Iterable[Fact]) -> None:
+def fold_into(connection: Connection, catalog: FactCatalog, facts: Sequence[Fact]) -> None:
     """Fold new facts into the stored rows, in the transaction that records them."""
-    found: set[Key] = set()
+    found = _stored(connection, touched(catalog, facts))
 
     def stored(view: View[Any], key: str) -> msgspec.Struct | None:
-        text = connection.execute(_READ_ROW, {"v": view.name, "k": key}).scalar_one_or_none()
-        if text is None:
-            return None
-        found.add((view.name, key))
-        state: msgspec.Struct = decode_state(view, key, text)
-        return state
+        text = found.get((view.name, key))
+        return None if text is None else cast("msgspec.Struct", decode_state(view, key, text))
 
     folding = Folding(catalog, stored)
     for fact in facts:
@@ -99,6 +99,23 @@ def fold_into(connection: Connection, catalog: FactCatalog, facts: Iterable[Fact
     for statement, rows in ((_DELETE_ROW, gone), (_UPDATE_ROW, changed), (_INSERT_ROW, fresh)):
         if rows:
             connection.execute(statement, rows)
+
+
+def _stored(connection: Connection, keys: set[Key]) -> dict[Key, str]:
+    """The rows with these keys. Many keys are one parameter, because a query each would cost more than the folding."""
+    if len(keys) <= _FEW:
+        rows = {key: connection.execute(_READ_ROW, {"v": key[0], "k": key[1]}).scalar_one_or_none() for key in keys}
+        return {key: text for key, text in rows.items() if text is not None}
+    by_view: dict[str, list[str]] = {}
+    for view, key in keys:
+        by_view.setdefault(view, []).append(key)
+    sqlite = connection.dialect.name == "sqlite"
+    found: dict[Key, str] = {}
+    for view, wanted in by_view.items():
+        many = msgspec.json.encode(wanted).decode() if sqlite else wanted
+        for key, text in connection.execute(_READ_MANY if sqlite else _READ_ANY, {"v": view, "keys": many}):
+            found[view, key] = text
+    return found
 
 
 def encode_state(state: msgspec.Struct) -> str:
@@ -131,7 +148,7 @@ def shape_of(view: View[Any]) -> str:
 def compare(connection: Connection, folding: Folding, view: View[Any]) -> dict[str, tuple[int, str]]:
     """Rows of a view that are not what the facts fold to: key to (last fact's position, what is wrong)."""
     query = select(VIEWS.c.key, VIEWS.c.project, VIEWS.c.state).where(VIEWS.c.view == view.name)
-    stored = {key: (project, text) for key, project, text in connection.execute(query).tuples()}
+    stored = {key: (project, text) for key, project, text in connection.execute(query)}
     wrong: dict[str, tuple[int, str]] = {}
     for (name, key), row in folding.rows.items():
         if name != view.name:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
 from detent.kernel.ports import Checkpoint, Finding
-from detent.store.ledger.chain import link
+from detent.store.ledger.chain import GENESIS, link
 from detent.store.tables import FACTS
 
 _WINDOW: Final = 200_000
@@ -64,8 +64,10 @@ def judge(
     """
     if not breaks:
         return []
-    places = _Places(connection, breaks)
-    edited = [at for at in breaks if not at.intact]
+    broken = [at for at in breaks if not at.intact]
+    edits = {at.position: _edited(at, broken) for at in broken}
+    # The hash in a row that holds another's content says nothing about where rows belong.
+    places = _Places(connection, breaks, [place for place, edit in edits.items() if edit.problem == "reordered"])
     findings: dict[int, Finding] = {}
 
     def found(finding: Finding) -> None:
@@ -76,13 +78,14 @@ def judge(
             found(_missing(at.expected, at.position - 1))
         if at.position < 1:
             found(Finding(at.position, "edited", f"there is no place {at.position} in the chain"))
-        elif not at.intact:
-            found(_edited(at, edited))
+        elif at.position in edits:
+            found(edits[at.position])
         elif at.prev != at.last:
             if (home := places.of(at.prev)) is not None:
                 if places.rank.get(at.position) != at.position:
-                    found(Finding(at.position, "reordered", f"it was chained after the fact that stands at {home:,}"))
-            elif at.position == at.expected:
+                    after = f"after the fact that stands at {home:,}" if home else "as the first"
+                    found(Finding(at.position, "reordered", f"it was chained {after}"))
+            elif at.position == at.expected and at.position - 1 not in edits:
                 found(_gone(connection, at, checkpoints))
     if not complete:
         found(Finding(breaks[-1].position + 1, "edited", "the chain breaks at more rows than are listed"))
@@ -92,8 +95,9 @@ def judge(
 class _Places:
     """Where rows stand and where they belong, in the window between the first and the last break."""
 
-    def __init__(self, connection: Connection, breaks: Sequence[Break]) -> None:
+    def __init__(self, connection: Connection, breaks: Sequence[Break], without: Sequence[int]) -> None:
         self._connection = connection
+        self._without = frozenset(without)
         first, last = breaks[0].position - 1, breaks[-1].position
         query = (
             select(FACTS.c.position, FACTS.c.prev, FACTS.c.hash)
@@ -102,7 +106,8 @@ class _Places:
             .limit(_WINDOW)
         )
         rows = [(position, _raw(prev), _raw(hash_)) for position, prev, hash_ in connection.execute(query)]
-        self._stands = {hash_: position for position, _, hash_ in rows}
+        rows = [row for row in rows if row[0] not in self._without]
+        self._stands = {GENESIS: 0} | {hash_: position for position, _, hash_ in rows}
         following = {prev: (position, hash_) for position, prev, hash_ in rows}
         self.rank: dict[int, int] = {}
         self._follow(following, breaks[0].last, breaks[0].expected)
@@ -115,8 +120,9 @@ class _Places:
         """Where the row with this hash stands now; None when it is gone."""
         position = self._stands.get(hash_)
         if position is None:
-            found = self._connection.execute(select(FACTS.c.position).where(FACTS.c.hash == hash_).limit(1)).scalar()
-            position = -1 if found is None else found
+            query = select(FACTS.c.position).where(FACTS.c.hash == hash_)
+            found = [place for place in self._connection.execute(query).scalars() if place not in self._without]
+            position = found[0] if found else -1
             self._stands[hash_] = position
         return None if position == -1 else position
 

@@ -43,7 +43,6 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _MAX_NAME: Final = 500
 _MAX_REASON: Final = 1_000
-_BATCH: Final = 500
 _SEAL_BATCH: Final = 5_000
 _MOST_LOCKS: Final = 64
 _CLOCK_TOLERANCE: Final = MINUTE
@@ -51,17 +50,17 @@ _CLOCK_TOLERANCE: Final = MINUTE
 _HEAD = select(FACTS.c.position, FACTS.c.hash, FACTS.c.content).order_by(FACTS.c.position.desc()).limit(1)
 _VERSION = select(func.max(FACTS.c.version)).where(FACTS.c.stream == bindparam("stream"))
 _VERSION_WAITING = select(func.max(WAITING.c.version)).where(WAITING.c.stream == bindparam("stream"))
-_VERSIONS = (
-    select(FACTS.c.stream, func.max(FACTS.c.version))
-    .where(FACTS.c.stream.in_(bindparam("streams", expanding=True)))
-    .group_by(FACTS.c.stream)
+# Many streams are one parameter, because a parameter each would cost more than the look-up.
+_VERSIONS = text(
+    "SELECT stream, max(version) FROM facts WHERE stream IN (SELECT value FROM json_each(:streams)) GROUP BY stream"
 )
-_VERSIONS_WAITING = (
-    select(WAITING.c.stream, func.max(WAITING.c.version))
-    .where(WAITING.c.stream.in_(bindparam("streams", expanding=True)))
-    .group_by(WAITING.c.stream)
+_VERSIONS_LATER = text(
+    "SELECT stream, max(version) FROM"
+    " (SELECT stream, version FROM facts WHERE stream = ANY(:streams)"
+    " UNION ALL SELECT stream, version FROM waiting WHERE stream = ANY(:streams)) AS everywhere GROUP BY stream"
 )
-_INSERT_FACT = insert(FACTS).values({name: bindparam(name) for name in ("position", "prev", "hash", "content")})
+_FACT: Final = ("position", "prev", "hash", "content")
+_INSERT_FACT = insert(FACTS).values({name: bindparam(name) for name in _FACT})
 _INSERT_WAITING = insert(WAITING).values(content=bindparam("content"))
 _GET = select(VIEWS.c.state).where(VIEWS.c.view == bindparam("view"), VIEWS.c.key == bindparam("key"))
 _LAST_CHECKPOINT = (
@@ -93,6 +92,7 @@ class SqlLedger:
         self._clock = clock
         self._ids = ids
         self._sealed_later = not is_sqlite(engine)
+        self._insert_fact = str(_INSERT_FACT.compile(dialect=engine.dialect))
 
     # Recording
 
@@ -175,7 +175,7 @@ class SqlLedger:
             content = encode_content(fact)
             position += 1
             hash_ = link(before, content)
-            rows.append({"position": position, "prev": before, "hash": hash_, "content": content.decode()})
+            rows.append((position, before, hash_, content.decode()))
             sealed.append(
                 Fact(
                     position,
@@ -191,7 +191,7 @@ class SqlLedger:
                 )
             )
             before = hash_
-        connection.execute(_INSERT_FACT, rows)
+        self._insert(connection, rows)
         return tuple(sealed)
 
     def _now(self, last: int) -> int:
@@ -237,7 +237,7 @@ class SqlLedger:
         else:
             query = query.where(FACTS.c.position > after).order_by(FACTS.c.position)
         with reading(self.engine) as connection:
-            rows = connection.execute(query.limit(limit)).tuples().all()
+            rows = connection.execute(query.limit(limit)).all()
         return tuple(decode_fact(self._catalog, content, position, hash_) for position, hash_, content in rows)
 
     def get(self, view: View[S], key: str) -> S | None:
@@ -252,7 +252,7 @@ class SqlLedger:
         if project:
             query = query.where(VIEWS.c.project == project)
         with reading(self.engine) as connection:
-            found = connection.execute(query).tuples().all()
+            found = connection.execute(query).all()
         return {key: decode_state(view, key, state) for key, state in found}
 
     def stream_version(self, stream: str) -> int:
@@ -312,6 +312,12 @@ class SqlLedger:
             append_checkpoint(self._file, checkpoint)
         return checkpoint
 
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The largest checkpoint kept in the database, if there is one."""
+        with reading(self.engine) as connection:
+            row = connection.execute(_LAST_CHECKPOINT).one_or_none()
+        return None if row is None else Checkpoint(*row[:-1])
+
     def verify(self, *, checkpoints: Sequence[Checkpoint] = (), views: bool = True) -> Verification:
         """Recompute everything and compare with what is stored and was signed; the file outside is always read too."""
         self._seal_if_waiting()
@@ -363,25 +369,32 @@ class SqlLedger:
                 highest = connection.execute(one, {"stream": streams[0]}).scalar()
                 found[streams[0]] = max(highest or 0, found.get(streams[0], 0))
             return found
-        for many in (_VERSIONS, _VERSIONS_WAITING) if self._sealed_later else (_VERSIONS,):
-            for start in range(0, len(streams), _BATCH):
-                for stream, highest in connection.execute(many, {"streams": streams[start : start + _BATCH]}).tuples():
-                    found[stream] = max(highest, found.get(stream, 0))
-        return found
+        if self._sealed_later:
+            rows = connection.execute(_VERSIONS_LATER, {"streams": list(streams)})
+        else:
+            rows = connection.execute(_VERSIONS, {"streams": msgspec.json.encode(streams).decode()})
+        return {row[0]: row[1] for row in rows}
+
+    def _insert(self, connection: Connection, rows: Sequence[tuple[int, bytes, bytes, str]]) -> None:
+        """Store chained facts; the statement is compiled once and goes to the driver with its rows as they are."""
+        if self._sealed_later:
+            connection.exec_driver_sql(self._insert_fact, [dict(zip(_FACT, row, strict=True)) for row in rows])
+        else:
+            connection.exec_driver_sql(self._insert_fact, list(rows))
 
     def _seal(self, connection: Connection) -> int:
         """Chain what waits. The caller holds the chain's lock, so each statement sees all that is committed by now."""
         position, before, _ = self._last(connection)
         start = position
         query = select(WAITING.c.seq, WAITING.c.content).order_by(WAITING.c.seq).limit(_SEAL_BATCH)
-        while waiting := connection.execute(query).tuples().all():
+        while waiting := connection.execute(query).all():
             rows = []
             for _, content in waiting:
                 position += 1
                 hash_ = link(before, content.encode())
-                rows.append({"position": position, "prev": before, "hash": hash_, "content": content})
+                rows.append((position, before, hash_, content))
                 before = hash_
-            connection.execute(_INSERT_FACT, rows)
+            self._insert(connection, rows)
             connection.execute(delete(WAITING).where(WAITING.c.seq.in_([seq for seq, _ in waiting])))
         return position - start
 
@@ -416,7 +429,7 @@ class SqlLedger:
 
     @staticmethod
     def _shapes(connection: Connection) -> dict[str, str]:
-        return dict(connection.execute(select(VIEW_SHAPES.c.view, VIEW_SHAPES.c.shape)).tuples().all())
+        return dict(connection.execute(select(VIEW_SHAPES.c.view, VIEW_SHAPES.c.shape)).all())
 
     def _refold(self, connection: Connection, views: Iterable[View[msgspec.Struct]]) -> dict[str, int]:
         if self._sealed_later:
