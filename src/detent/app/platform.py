@@ -14,9 +14,10 @@ import msgspec
 from detent.app.catalog import catalog
 from detent.app.home import prepare_home
 from detent.app.publisher import Publisher
+from detent.app.sockets import LOOPBACK, url_of
 from detent.app.state import State, read_state
-from detent.app.status import LakeStatus, LedgerStatus, SpoolStatus, Status
-from detent.app.workflows import workflows
+from detent.app.status import LakeStatus, LedgerStatus, SpoolStatus, Status, version
+from detent.app.workflows import SCHEDULES, workflows
 from detent.gateway.service import Gateway
 from detent.gateway.snapshot import load
 from detent.governance.access import Access
@@ -26,6 +27,7 @@ from detent.guard.vault import open_vault
 from detent.kernel.clock import MINUTE, Clock, SystemClock
 from detent.kernel.ids import Ids, UuidV7
 from detent.kernel.ports import Blobs, Jobs, Lake, Ledger
+from detent.kernel.secret import Secret
 from detent.kernel.settings import Settings
 from detent.store.accounts import SqlAccounts
 from detent.store.blobs import FolderBlobs
@@ -35,8 +37,6 @@ from detent.store.ledger import open_ledger, read_checkpoints
 from detent.store.secrets import SqlSecrets
 from detent.traces.ingest import Ingester
 from detent.traces.service import Traces
-
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Platform:
             version=version(),
             home=self.settings.home,
             parts=state.parts if state else (),
-            gateway_url=state.gateway_url if state else _url(self.settings.gateway.host, self.settings.gateway.port),
+            gateway_url=state.gateway_url if state else url_of(self.settings.gateway.host, self.settings.gateway.port),
             console_url=console_url(self.settings, state),
             ledger=self._ledger_status(),
             lake=LakeStatus(
@@ -121,6 +121,11 @@ class Platform:
     def publish(self) -> None:
         """Compile the gateway's configuration from the ledger and publish it."""
         self.publisher()
+
+    def sign_in_url(self, token: Secret) -> str:
+        """The page that a one-time token opens; shown once, to whom it is for."""
+        base = console_url(self.settings, read_state(self.settings.folder / "run"))
+        return f"{base}/login?token={token.reveal()}"
 
     def close(self) -> None:
         """Give everything back."""
@@ -209,7 +214,7 @@ def open_platform(
         publisher.rights = access.rights_of_key
         blobs = FolderBlobs(folder / "blobs")
         known = workflows(settings, ledger=ledger, lake=lake, blobs=blobs, clock=clock)
-        jobs = open_jobs(settings.ledger_url, known, clock=clock, ids=ids, worker=worker)
+        jobs = open_jobs(settings.ledger_url, known, clock=clock, ids=ids, worker=worker, schedules=SCHEDULES)
         closers.insert(0, jobs.close)
     except BaseException:
         for closer in closers:
@@ -247,17 +252,4 @@ def console_url(settings: Settings, state: State | None = None) -> str:
     """The address that people open."""
     if settings.control.public_url:
         return settings.control.public_url.rstrip("/")
-    return state.console_url if state else _url(settings.control.host, settings.control.port)
-
-
-def version() -> str:
-    """The installed version of Detent."""
-    from importlib.metadata import version as installed
-
-    return installed("detent")
-
-
-def _url(host: str, port: int) -> str:
-    # A wildcard is no address that anybody can open.
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)  # noqa: S104
-    return f"http://{shown}:{port}"
+    return state.console_url if state else url_of(settings.control.host, settings.control.port)

@@ -76,3 +76,24 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     spool: SpoolStatus
     snapshot_position: int
     security: tuple[str, ...]
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """What the control process tells on its standard output, as one JSON line, once it is about to serve.
+
+    Attributes:
+        sign_in: the one-time link for the first admin; empty when one has a password already.
+        storage: a few words on what is stored, for the banner.
+        security: sentences for the banner.
+    """
+
+    sign_in: str = ""
+    storage: str = ""
+    security: tuple[str, ...] = ()
+
+
+def version() -> str:
+    """The installed version of Detent."""
+    from importlib.metadata import version as installed
+
+    return installed("detent")
