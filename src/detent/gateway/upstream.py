@@ -291,6 +291,7 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_done",
         "_hold",
+        "_keep",
         "_loop",
         "_parser",
         "_paused",
@@ -326,6 +327,7 @@ class Connection(asyncio.Protocol):
         self._head_done = False
         self._framed = False
         self._complete = False
+        self._keep = False
         self._error: WorldError | None = None
         self._buffered = 0
         self._hold = hold
@@ -342,10 +344,10 @@ class Connection(asyncio.Protocol):
         self._busy = True
         self.lane.client.watch(self)
         self._transport.write(payload)
-        while not self._head_done:
-            if self._error is not None:
-                raise self._error
+        while not self._head_done and self._error is None:
             await self._wait()
+        if self._error is not None:
+            raise self._error
 
     async def read(self) -> bytes:
         """What has come of the body since the last call, at least one byte; nothing at its end.
@@ -395,7 +397,7 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> None:
         """The exchange is over: keep the connection if it is in good order, else close it."""
-        if self._complete and not self._closed and self._error is None and self._parser.should_keep_alive():
+        if self._keep and not self._closed and self._error is None:
             self._busy = False
             self.lane.client.active.discard(self)
             self._pieces = []
@@ -489,7 +491,7 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             self._drop_idle()
             return
-        if self._complete:
+        if self._complete or self._error is not None:
             return
         if exc is None and self._head_done and not self._framed:
             self._complete = True  # a body without a length ends with the connection
@@ -530,5 +532,6 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status:
             self._complete = True
+            self._keep = self._parser.should_keep_alive()  # the parser forgets it after this
         else:
             self.headers = {}  # it was an interim answer
