@@ -246,7 +246,9 @@ class Plane:
 
     def record(self, span: Span) -> None:
         """Spool a call's span and count it."""
-        if self._spool(span):
+        if span.error_type == SpoolFull.code:
+            pass  # there is no room, and a small span that finds some says nothing about the next call
+        elif self._spool(span):
             self._full_since = None
         else:
             self._full_since = self.clock.monotonic()

@@ -27,6 +27,7 @@ from detent.kernel.telemetry import Span
 from detent.traces.spool import SpoolReader, decode
 
 KEY = "dtk_" + "k" * 43
+MESSAGES = [{"role": "user", "content": "Hi!!"}]
 PRICE = Price(input=1_000_000, output=2_000_000, cached_input=500_000)
 
 # Steps of a script besides bytes and pauses (floats).
@@ -221,8 +222,7 @@ class Worker:
         """Start it on the socket that this test keeps, as the supervisor does."""
         with self.errors.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "detent.gateway", "--home", str(self.home), "--worker", self.name]
-                + ["--fd", str(self._listening.fileno())],
+                [sys.executable, "-m", "detent.gateway", "--worker", self.name, "--fd", str(self._listening.fileno())],
                 pass_fds=[self._listening.fileno()],
                 env={**os.environ, **self._settings, "DETENT_HOME": str(self.home)},
                 stderr=log,
@@ -292,8 +292,14 @@ class Worker:
         try:
             return self.process.wait(30)
         finally:
-            self._reader.close()
-            self._listening.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of what the test holds."""
+        for client in self._clients:
+            client.close()
+        self._reader.close()
+        self._listening.close()
 
 
 def snapshot(
@@ -358,3 +364,5 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     for worker in started:
         if worker.process.poll() is None:
             assert worker.stop() == 0, worker.errors.read_text()
+        else:
+            worker.close()
