@@ -1,7 +1,7 @@
 """Run every benchmark and write docs/benchmarks.md: each figure beside its bar, and the machine it was measured on.
 
-Usage: `make bench`, or `python benchmarks/report.py [NAME ...]`. With names, only those run; the others' last
-figures stay. Results are kept in benchmarks/results.json. A benchmark is a script that prints one JSON object to stdout.
+Usage: `make bench`, or `python benchmarks/report.py [NAME ...]`. With names, only those run; the others' last figures
+stay. Results are kept in benchmarks/results.json. A benchmark is a script that prints one JSON object to stdout.
 """
 
 from __future__ import annotations
