@@ -84,12 +84,17 @@ def section_of(text: str | None, heading: str) -> dict[str, str]:
     return found
 
 
+def module_names() -> list[str]:
+    """All modules of the product that may be imported anywhere."""
+    found = [info.name for info in pkgutil.walk_packages(detent.__path__, "detent.")]
+    return [name for name in found if not name.endswith("__main__") and ".migrations" not in name]
+
+
 def every_module() -> Iterator[str]:
     """Import everything, so that each subclass is known."""
-    for info in pkgutil.walk_packages(detent.__path__, "detent."):
-        if not info.name.endswith("__main__") and ".migrations" not in info.name:
-            importlib.import_module(info.name)
-            yield info.name
+    for name in module_names():
+        importlib.import_module(name)
+        yield name
 
 
 # Pages
