@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -34,19 +34,18 @@ from detent.gateway.errors import (
     openai_event,
 )
 from detent.gateway.listener import CONNECTION, ClientConnection
-from detent.gateway.metrics import label
+from detent.gateway.metrics import Metrics, label
 from detent.gateway.snapshot import KeyEntry
 from detent.gateway.sse import ChatStream
 from detent.gateway.upstream import Connection
 from detent.gateway.usage import settle
 from detent.gateway.world import Deployment, Way, World
 from detent.kernel.chat import Usage
+from detent.kernel.clock import Clock
 from detent.kernel.errors import DetentError, TooMany, WorldError
 from detent.kernel.ids import new_span_id, new_trace_id
+from detent.kernel.settings import GatewaySettings
 from detent.kernel.telemetry import Span, Status
-
-if TYPE_CHECKING:
-    from detent.gateway.plane import Plane
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -60,6 +59,26 @@ _MAX_CONTENT: Final = 1024 * 1024
 _LAST_BYTES_SECONDS: Final = 0.2
 _DONE: Final = b"data: [DONE]\n\n"
 _STREAM_HEADERS: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class Host(Protocol):
+    """What a call needs of the worker that it runs in."""
+
+    settings: GatewaySettings
+    metrics: Metrics
+    clock: Clock
+
+    def admit(self) -> None:
+        """Let one more call begin, or raise."""
+        ...
+
+    def keeps_content(self, project: str) -> bool:
+        """Whether texts of this project's calls are kept."""
+        ...
+
+    def record(self, span: Span) -> None:
+        """Spool a call's span and count it."""
+        ...
 
 
 class Call:
@@ -98,7 +117,7 @@ class Call:
         "_way",
     )
 
-    def __init__(self, plane: Plane, scope: Scope, send: Send, key: KeyEntry, headers: dict[bytes, bytes]) -> None:
+    def __init__(self, plane: Host, scope: Scope, send: Send, key: KeyEntry, headers: dict[bytes, bytes]) -> None:
         self._plane = plane
         self._scope = scope
         self._send = send
