@@ -19,30 +19,29 @@ import orjson
 
 from detent.kernel.telemetry import Span, SpanFilter
 
-MAX_WORD = 64
-"""Letters of a word that count; longer ones are compared by their beginning."""
-
 _FIELD_WORD = "\ue000"
 """First letter of a made-up word. It is of private use, hence in no word of a text."""
 
 # Each letter of a script that is written without spaces is a word of its own; a run of them is searched as a phrase.
 _SINGLE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\U00020000-\U0003ffff"
 _WORDS = re.compile(rf"[{_SINGLE}]|[^\W{_SINGLE}]+")
-_ASCII = {code: chr(code).lower() if chr(code).isalnum() or code == ord("_") else " " for code in range(128)}
+_ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() or code == ord("_") else 32 for code in range(128)) * 2
 _CHUNKS = re.compile(r'"([^"]*)"?|(\S+)')
 _BLOB = re.compile(r"[!-~]{257,}")
 _SNIPPET = 160
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order: lower case, compatibility forms made one, cut to 64 letters."""
+    """The words of a text in order: lower case, compatibility forms made one."""
+    return _spaced(text).split()
+
+
+def _spaced(text: str) -> str:
+    """The words of a text with space between them, as the index splits them again."""
     if text.isascii():
-        found = text.translate(_ASCII).split()
-    else:
-        found = _WORDS.findall(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
-    if any(len(word) > MAX_WORD for word in found):
-        return [word[:MAX_WORD] for word in found]
-    return found
+        # Bytes, because translating them is a hundred times faster than translating text.
+        return text.encode().translate(_ASCII).decode()
+    return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())))
 
 
 def searchable(span: Span) -> str:
@@ -97,8 +96,8 @@ def field_word(field: str, value: str) -> str:
 
 def index_words(span: Span) -> str:
     """Everything a span can be found by, as the index takes it."""
-    found = set(words(searchable(span)))
-    add = found.add
+    found = [_spaced(searchable(span))]
+    add = found.append
     if span.status != "ok":
         add(field_word("status", span.status))
     for field in ("operation", "provider", "route", "key_id", "release", "session_id", "user_id", "error_type"):
@@ -206,7 +205,7 @@ def snippet(text: str, wanted: Iterable[str]) -> str:
         if parts and found.end() > end:
             break
         word = found.group()
-        if (word.lower() if word.isascii() else "".join(words(word)))[:MAX_WORD] not in sought:
+        if (word.lower() if word.isascii() else "".join(words(word))) not in sought:
             continue
         if not parts:
             begin = at = max(found.start() - _SNIPPET // 4, 0)
