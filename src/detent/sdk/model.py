@@ -1,0 +1,274 @@
+"""What the client gives back. Times are RFC 3339 text in UTC, durations milliseconds, money USD."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """Part of a list; `after` continues it, None at the end."""
+
+    items: tuple[T, ...]
+    after: str | None = None
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A virtual key, without its token."""
+
+    id: str
+    name: str
+    hint: str
+    state: Literal["live", "expired", "revoked"]
+    permissions: tuple[str, ...]
+    routes: tuple[str, ...]
+    created: str
+    expires: str | None = None
+    revoked: str | None = None
+    issuer: str
+
+
+class NewKey(Key, frozen=True, kw_only=True):
+    """A key right after it was made; `key` is the token, which nobody can read again."""
+
+    key: str
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who serves models."""
+
+    name: str
+    url: str
+    dialect: str
+    has_credential: bool
+    allow_private: bool
+    changed: str | None = None
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where a route sends calls: a provider and the model's name there."""
+
+    provider: str
+    model: str
+    weight: int = 1
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A name that applications call."""
+
+    name: str
+    targets: tuple[Target, ...]
+    changed: str | None = None
+    built_in: bool
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """USD per million tokens."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    cache_write: float | None = None
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be reached, and what it costs; `price` is None where none is known."""
+
+    provider: str
+    model: str
+    routes: tuple[str, ...]
+    price: Price | None = None
+    price_source: Literal["own", "shipped", "built in", "unpriced"]
+
+
+class PriceEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A project's own price for a provider's model."""
+
+    provider: str
+    model: str
+    price: Price
+    changed: str
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """A trace in a list. `cost_usd` is None when no price is known, which is not zero."""
+
+    trace_id: str
+    name: str
+    start: str
+    duration_ms: float
+    status: str
+    error_type: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    route: str | None = None
+    key_id: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    spans: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None = None
+    unpriced: int
+    ttft_ms: float | None = None
+    snippet: str | None = None
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """One timed operation of a trace, with its content where that may be read."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None = None
+    name: str
+    operation: str | None = None
+    start: str
+    duration_ms: float
+    status: str
+    error_type: str | None = None
+    provider: str | None = None
+    request_model: str | None = None
+    response_model: str | None = None
+    route: str | None = None
+    key_id: str | None = None
+    release: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    usage_estimated: bool = False
+    cost_usd: float | None = None
+    ttft_ms: float | None = None
+    finish_reason: str | None = None
+    stream: bool = False
+    http_status: int | None = None
+    attempts: int = 1
+    attributes: dict[str, Any] = {}
+    input: Any = None
+    output: Any = None
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """A judgement on a trace."""
+
+    id: str
+    trace_id: str | None = None
+    span_id: str | None = None
+    session_id: str | None = None
+    name: str
+    value: bool | int | float | str
+    source: str
+    author: str | None = None
+    comment: str | None = None
+    time: str
+
+
+class TraceDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole trace."""
+
+    trace_id: str
+    spans: tuple[Span, ...]
+    scores: tuple[Score, ...] = ()
+
+
+class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class MetricRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One bucket of time of one group of calls."""
+
+    start: str
+    group: dict[str, str]
+    requests: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    unpriced: int
+    duration_ms: Percentiles | None = None
+    ttft_ms: Percentiles | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable workflow."""
+
+    id: str
+    name: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    progress: float
+    step: str | None = None
+    created: str
+    updated: str
+    arguments: dict[str, Any] = {}
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    schedule: str | None = None
+    attempts: int = 0
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """A recorded fact."""
+
+    position: int
+    id: str
+    kind: str
+    stream: str
+    version: int
+    actor: str
+    time: str
+    reason: str | None = None
+    body: dict[str, Any]
+    hash: str
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed statement about the ledger's first `size` facts; `time_ns` is the signed figure."""
+
+    size: int
+    head: str
+    root: str
+    time: str
+    time_ns: int
+    key_id: str
+    public_key: str
+    signature: str
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that verification found wrong."""
+
+    position: int
+    problem: str
+    detail: str
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification of the ledger saw."""
+
+    ok: bool
+    facts: int
+    head: str
+    root: str
+    checkpoint: Checkpoint | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """A person who signs in to the console."""
+
+    id: str
+    name: str
+    role: str
+    disabled: bool
+    created: str | None = None
