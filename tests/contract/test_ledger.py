@@ -230,6 +230,7 @@ def test_what_cannot_stand_in_a_fact_is_refused_whole(ledger: SqlLedger) -> None
         {"drafts": [opened("box/1", weight=float("nan"))]},
         {"drafts": [opened("box/1", expires=2**64)]},
         {"drafts": [opened("box/1", marks={"x": object()})]},
+        {"drafts": [opened("box/1", "n" * 1024 * 1024)]},
         {"drafts": [Draft("box/1", Renamed(name="lone \ud800"))]},
         {"project": ""},
         {"reason": "two\nlines"},
@@ -286,7 +287,9 @@ def test_threads_write_at_once(ledger: SqlLedger) -> None:
     def write(writer: int) -> None:
         try:
             for number in range(12):
-                record(ledger, opened(f"box/{writer}-{number}", owner="shared"), Draft("box/all", Opened(name="x")))
+                # Two things that all of them change: a row that each reaches from its own streams, and one stream.
+                record(ledger, opened(f"box/{writer}-{number}", owner="shared"))
+                record(ledger, Draft("box/all", Opened(name="x")))
                 if number % 5 == 0:
                     record(ledger, Draft(f"box/{writer}-{number}", Closed()))
         except BaseException as error:

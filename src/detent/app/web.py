@@ -121,13 +121,23 @@ class Border:
             await send(message)
 
         headers = Headers(scope=scope)
+        request = Request(scope, receive)
         try:
             self._check_host(headers)
             await self._app(scope, self._bounded(headers, receive), sent)
+        except MisdirectedRequest as error:
+            # Nothing of ours is shown under a name that is not ours.
+            await JSONResponse(error.as_dict(), status_code=error.status)(scope, receive, sent)
         except DetentError as error:
             if started:
                 raise
-            await JSONResponse(error.as_dict(), status_code=error.status)(scope, receive, sent)
+            await (await answer(request, error))(scope, receive, sent)
+        except Exception as error:
+            _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+            if started:
+                raise
+            shown = BugError("Something went wrong in Detent.", hint="The process's log holds the details.")
+            await (await answer(request, shown))(scope, receive, sent)
 
     def _check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
@@ -194,6 +204,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, DetentError):  # of ours, raised while the framework read the body
+            return await ours(request, error.__cause__)
         response = await answer(request, _translated(error))
         for name, value in (error.headers or {}).items():
             response.headers.setdefault(name, value)
@@ -203,17 +215,10 @@ def _answer_errors(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return await answer(request, _invalid(error.errors()))
 
-    async def bug(request: Request, error: Exception) -> Response:
-        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return await answer(
-            request, BugError("Something went wrong in Detent.", hint="The process's log holds the details.")
-        )
-
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         DetentError: ours,
         HTTPException: http,
         RequestValidationError: invalid,
-        Exception: bug,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)

@@ -59,7 +59,7 @@ class SqlAccounts:
     def erase(self, account_id: str) -> None:
         """Remove the person and their sessions for good: from the database's files too, not only from the tables."""
         self._write(lambda connection: connection.execute(delete(ACCOUNTS).where(ACCOUNTS.c.id == account_id)))
-        forget(self._engine, ACCOUNTS.name)
+        forget(self._engine, "accounts")
 
     def open_session(self, session: Session) -> None:
         """Remember a signed-in browser.

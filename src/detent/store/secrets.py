@@ -29,4 +29,4 @@ class SqlSecrets:
         """Destroy it: in the database's files too, not only in the table."""
         with writing(self._engine) as connection:
             connection.execute(delete(SECRETS).where(SECRETS.c.id == secret_id))
-        forget(self._engine, SECRETS.name)
+        forget(self._engine, "secrets")

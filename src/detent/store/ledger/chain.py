@@ -21,6 +21,9 @@ from detent.kernel.identity import Actor
 GENESIS: Final = bytes(32)
 """What stands for the hash before the first fact's."""
 
+MAX_CONTENT: Final = 1024 * 1024
+"""Bytes of one fact at most: what is larger is content, and content does not stand in facts."""
+
 _ACTOR_KINDS: Final = frozenset({"user", "key", "operator", "system"})
 
 
@@ -86,6 +89,11 @@ def encode_content(fact: Fact) -> bytes:
         data = _encode(content) if _is_plain(type(body)) else canonical_json(content, wide=True)
     except (UnicodeEncodeError, OverflowError, msgspec.ValidationError) as error:
         raise InvalidInput(f"A fact '{body.kind}' cannot be recorded: {error}.", hint="Send valid values.") from None
+    if len(data) > MAX_CONTENT:
+        raise InvalidInput(
+            f"A fact '{body.kind}' would take {len(data):,} bytes; {MAX_CONTENT:,} is the limit.",
+            hint="Keep large content in a blob and record its digest.",
+        )
     if b"\\u0000" in data and _holds_nul(msgspec.json.decode(data)):
         raise InvalidInput(f"A fact '{body.kind}' holds a NUL character.", hint="Remove it.")
     return data
