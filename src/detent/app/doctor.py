@@ -1,4 +1,4 @@
-"""`detent doctor`: what is wrong with an installation, why it matters, how to put it right. It repairs nothing itself."""
+"""`detent doctor`: what is wrong with an installation, why it matters, and how to put it right."""
 
 from __future__ import annotations
 
