@@ -22,6 +22,9 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 
 install: $(VENV)/.runtime assets ## the environment, from the lock file
 
+assets:          ## the console's scripts and styles, bundled; nothing to do when no source changed
+	@$(PYTHON) tools/assets.py
+
 up: install      ## run the product
 	$(BIN)/detent up
 
