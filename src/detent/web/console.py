@@ -115,4 +115,6 @@ async def _error(request: Request, error: DetentError, templates: Templates) -> 
         "path": request.url.path,
     }
     text = await run_in_threadpool(templates.show, "error.html", values)
-    return secured(Response(text, status_code=error.status, media_type="text/html; charset=utf-8", headers=headers_of(error)))
+    return secured(
+        Response(text, status_code=error.status, media_type="text/html; charset=utf-8", headers=headers_of(error))
+    )

@@ -1,7 +1,7 @@
 """Coming in and going out: the one-time link, name and password, and the end of a session.
 
-A link is opened by programs too (previews, scanners, prefetch), so opening it only shows a button; pressing that uses it
-up. Nobody is signed in yet, so the forms' token is kept in a cookie of its own that only our page can repeat.
+A link is opened by programs too (previews, scanners, prefetch), so opening it only shows a button; pressing that uses
+it up. Nobody is signed in yet, so the forms' token is kept in a cookie of its own that only our page can repeat.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def routes(platform: Platform, templates: Templates) -> Any:
     made = router()
     people = platform.people
 
-    async def show(request: Request, *, token: str, next_page: str, name: str = "", error: CallerError | None = None) -> Response:
+    async def show(
+        request: Request, *, token: str, next_page: str, name: str = "", error: CallerError | None = None
+    ) -> Response:
         csrf = request.cookies.get(FORM_COOKIE, "") or secrets.token_urlsafe(24)
         values = {
             "theme": theme_of(request),
@@ -52,7 +54,9 @@ def routes(platform: Platform, templates: Templates) -> Any:
     async def enter(request: Request, form: Form, open_session: Callable[[], SignedIn], *, token: str) -> Response:
         sent, kept = form.secret(CSRF_FIELD), request.cookies.get(FORM_COOKIE, "")
         if not kept or not hmac.compare_digest(sent.encode(), kept.encode()):
-            raise Forbidden("The form's token is missing or out of date.", hint="Load the page again; cookies are needed.")
+            raise Forbidden(
+                "The form's token is missing or out of date.", hint="Load the page again; cookies are needed."
+            )
         next_page = safe_next(form.get("next"))
         try:
             found = await run_in_threadpool(open_session)

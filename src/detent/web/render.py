@@ -11,6 +11,7 @@ from detent.kernel.identity import Permission
 from detent.web import words
 from detent.web.assets import Manifest
 
+
 class Templates:
     """The console's templates, compiled once."""
 

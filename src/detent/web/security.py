@@ -57,9 +57,7 @@ def is_https(request: Request, platform: Platform) -> bool:
 
 def set_session(response: Response, cookie: Secret, *, seconds: int, https: bool) -> None:
     """Sign the browser in. Lax: a link to a page works from elsewhere, a form from elsewhere does not."""
-    response.set_cookie(
-        COOKIE, cookie.reveal(), max_age=seconds, path="/", httponly=True, samesite="lax", secure=https
-    )
+    response.set_cookie(COOKIE, cookie.reveal(), max_age=seconds, path="/", httponly=True, samesite="lax", secure=https)
 
 
 def drop_session(response: Response, *, https: bool) -> None:

@@ -1,4 +1,4 @@
-"""What was said in a call, as turns and parts that a template can lay out. Nothing in it is markup, and never becomes any."""
+"""What was said in a call, as turns and parts that a template can lay out. Nothing in it ever becomes markup."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def _turn(message: dict[str, Any], *, output: bool = False) -> Turn:
     if isinstance(content, str):
         if content:
             parts.append(
-                _part("tool_result", content, id=_text(message.get("tool_call_id"))) if role == "tool" else _said(content)
+                _part("tool_result", content, id=_text(message.get("tool_call_id")))
+                if role == "tool"
+                else _said(content)
             )
     elif isinstance(content, list):
         parts += [_content_part(item) for item in content]
@@ -111,7 +113,7 @@ def _content_part(item: Any) -> Part:
 
 def _media(kind: str, item: dict[str, Any]) -> Part:
     """A medium is named, never loaded: its address is the sender's, and the page asks nobody else for anything."""
-    inner = item.get(kind) if isinstance(item.get(kind), dict) else item
+    inner = _inner(item, kind)
     source = inner.get("url") or inner.get("data") or inner.get("file_data") or inner.get("file_id") or ""
     address = _text(source)
     if address.startswith("data:"):
@@ -125,12 +127,18 @@ def _media(kind: str, item: dict[str, Any]) -> Part:
 def _call(call: Any) -> Part:
     if not isinstance(call, dict):
         return _part("unknown", _pretty(call), label="tool call")
-    function = call.get("function") if isinstance(call.get("function"), dict) else call
+    function = _inner(call, "function")
     arguments = function.get("arguments", function.get("input", ""))
     text = arguments if isinstance(arguments, str) else _pretty(arguments)
     parsed = _load(text) if isinstance(arguments, str) else None
     shown = _pretty(parsed) if isinstance(parsed, dict | list) else text
     return _part("tool_call", shown, label=_text(function.get("name"))[:200], id=_text(call.get("id")))
+
+
+def _inner(item: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key, or the item itself where it is written flat."""
+    found = item.get(key)
+    return found if isinstance(found, dict) else item
 
 
 def _said(text: str) -> Part:

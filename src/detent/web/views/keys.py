@@ -86,7 +86,9 @@ def mint(visit: Visit, form: Form) -> Outcome:
     """Make a key and show its token, this once."""
     lifetime = form.get("lifetime") or "never"
     if lifetime not in LIFETIMES:
-        raise InvalidInput("A key lives for one of a few times.", hint=f"Choose {', '.join(LIFETIMES)}.", field="expires")
+        raise InvalidInput(
+            "A key lives for one of a few times.", hint=f"Choose {', '.join(LIFETIMES)}.", field="expires"
+        )
     wanted = form.all("permission") or (Permission.GATEWAY_CALL.value,)
     try:
         permissions = frozenset(Permission(name) for name in wanted)
@@ -112,7 +114,18 @@ def tables(view: KeysView) -> Mapping[str, Table]:
     """The list."""
     return {
         "keys": Table(
-            ("id", "name", "hint", "state", "permissions", "routes", "created_ns", "expires_ns", "revoked_ns", "issuer"),
+            (
+                "id",
+                "name",
+                "hint",
+                "state",
+                "permissions",
+                "routes",
+                "created_ns",
+                "expires_ns",
+                "revoked_ns",
+                "issuer",
+            ),
             [
                 (
                     k.id,

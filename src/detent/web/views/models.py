@@ -77,9 +77,7 @@ def view(visit: Visit) -> ModelsView:
             )
             for route in gateway.routes(caller)
         ),
-        prices=tuple(
-            PriceLine(provider=e.provider, model=e.model, price=e.price, changed=e.changed) for e in entries
-        ),
+        prices=tuple(PriceLine(provider=e.provider, model=e.model, price=e.price, changed=e.changed) for e in entries),
         price_table=_shipped().version,
         providers=(EMBEDDED, *(provider.name for provider in gateway.providers(caller))),
         gateway_url=visit.platform.status().gateway_url,

@@ -1,4 +1,4 @@
-"""Settings: what holds in this installation, where it is set, and what each one means. Changed in the file, not here."""
+"""Settings: what holds in this installation, where it is set, what each one means. Changed in the file, not here."""
 
 from __future__ import annotations
 

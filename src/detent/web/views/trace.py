@@ -110,7 +110,9 @@ def view(visit: Visit) -> TraceView:
         cost=sum(costs) if costs else None,
         unpriced=sum(1 for span in spans if span.cost is None and span.operation in {"chat", "embeddings"}),
         errors=sum(1 for span in spans if span.status == "error"),
-        models=tuple(dict.fromkeys(s.response_model or s.request_model for s in spans if s.response_model or s.request_model)),
+        models=tuple(
+            dict.fromkeys(s.response_model or s.request_model for s in spans if s.response_model or s.request_model)
+        ),
         bars=bars[:_MAX_ROWS],
         cut=max(0, len(bars) - _MAX_ROWS),
         span=chosen,
@@ -126,7 +128,7 @@ def view(visit: Visit) -> TraceView:
 
 
 def waterfall(spans: tuple[Span, ...]) -> tuple[Bar, ...]:
-    """The spans as a tree in order of time, parents first; what has no parent here, or is its own, stands at the top."""
+    """The spans as a tree in order of time, parents first; what has no parent here stands at the top."""
     begin = min(span.start for span in spans)
     length = max(max(span.end for span in spans) - begin, 1)
     known = {span.span_id for span in spans}
