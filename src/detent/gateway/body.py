@@ -18,6 +18,7 @@ from detent.kernel.errors import InvalidInput
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _MAX_BRACKETS: Final = 1_000_000  # wide rather than deep, but each layer costs a pass over all of them
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _AT: Final = re.compile(r" - at `\$\.?(.*)`$")
 
@@ -115,13 +116,13 @@ def read_body(raw: bytes, *, max_depth: int) -> ChatBody:
 
 def _deeper(raw: bytes, limit: int) -> bool:
     """Whether brackets outside of strings nest deeper than the limit: inner pairs are taken away layer by layer."""
-    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
+    brackets = _STRING.sub(b"", raw).translate(_ONE_KIND, _NO_BRACKETS)
     if len(brackets) > _MAX_BRACKETS:
         return True
     for _ in range(limit):
-        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        fewer = brackets.replace(b"[]", b"")
         if not fewer or len(fewer) == len(brackets):
-            return b"[" in fewer or b"{" in fewer
+            return b"[" in fewer
         brackets = fewer
     return True
 

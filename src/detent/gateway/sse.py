@@ -55,7 +55,8 @@ class Chunk(msgspec.Struct):
 
 
 _DECODER: Final = msgspec.json.Decoder(Chunk)
-_NULL: Final = b"null"
+_NULL: Final = msgspec.Raw(b"null")
+_EMPTY: Final = msgspec.Raw(b"[]")
 
 
 class ChatStream:
@@ -194,10 +195,12 @@ class ChatStream:
     def _event(self, name: bytes, data: bytes) -> bool:
         """Read one event's data; whether the client gets it."""
         try:
-            chunk = _DECODER.decode(data)
+            chunk: Chunk | None = _DECODER.decode(data)
         except msgspec.ValidationError:
             chunk = _odd(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            chunk = None
+        if chunk is None:
             self.failure = BadAnswer("The provider's stream holds an event that is no JSON.")
             return False
         if name == b"error" or given(chunk.error):
@@ -237,7 +240,7 @@ class ChatStream:
             if given(raw):
                 self.begun = True
                 self.characters += len(bytes(raw))
-        if given(delta.tool_calls) and delta.tool_calls != b"[]":
+        if given(delta.tool_calls) and delta.tool_calls != _EMPTY:
             self.begun = True
             self._take_tools(index, bytes(delta.tool_calls))
 
@@ -312,12 +315,12 @@ def _fields(event: bytes) -> tuple[bytes, bytes]:
     return name, b"\n".join(data)
 
 
-def _odd(data: bytes) -> Chunk:
-    """A chunk whose parts have types we do not know: what can be read of it."""
+def _odd(data: bytes) -> Chunk | None:
+    """A chunk whose parts have types we do not know: what can be read of it; None when it is no JSON after all."""
     try:
         value = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Chunk()
+        return None
     if not isinstance(value, dict):
         return Chunk()
     error = value.get("error")
