@@ -19,6 +19,7 @@ from detent.gateway.facts import (
 from detent.gateway.keys import hash_token, hint_of, new_token
 from detent.gateway.model import EMBEDDED, EMBEDDED_MODEL, Key, PriceEntry, Provider, Route, Target
 from detent.gateway.views import KEYS, PRICES, PROVIDERS, ROUTES
+from detent.guard.addresses import judge, read_endpoint
 from detent.guard.vault import Vault, origin
 from detent.kernel.clock import Clock
 from detent.kernel.errors import Conflict, InvalidInput, NotFound
@@ -158,7 +159,7 @@ class Gateway:
         check_name(name)
         if name == EMBEDDED:
             raise InvalidInput(f"'{name}' is built in.", hint="Choose another name.", field="name")
-        where = _check_url(url)
+        where = _check_url(url, allow_private=allow_private)
         stream = f"provider/{caller.project}/{name}"
         before = self._ledger.get(PROVIDERS, stream)
         if before is not None and not replace:
@@ -166,7 +167,7 @@ class Gateway:
         secret_id = ""
         if credential:
             secret_id = self._ids.new()
-            self._secrets.put(secret_id, self._vault().seal(credential, url=where))
+            self._secrets.put(secret_id, self._vault().seal(_check_credential(credential), url=where))
         elif before is not None and before.secret_id:
             if origin(before.url) != origin(where):
                 raise InvalidInput(
@@ -293,13 +294,29 @@ def parse_target(text: str) -> Target:
     return Target(provider, model, int(weight))
 
 
-def _check_url(url: str) -> str:
-    cleaned = url.strip().rstrip("/")
-    origin(cleaned)
-    if "@" in cleaned or "?" in cleaned or "#" in cleaned or "\\" in cleaned or not cleaned.isascii() or " " in cleaned:
+def _check_url(url: str, *, allow_private: bool) -> str:
+    """The base URL in its plain form; what could never be called is refused here rather than at the first call."""
+    cleaned = url.strip().rstrip("/").removesuffix("/chat/completions")
+    endpoint = read_endpoint(cleaned)
+    verdict = judge(endpoint.host) if endpoint.literal else "private" if endpoint.host == "localhost" else "public"
+    if verdict == "forbidden":
         raise InvalidInput(
-            "A provider's URL holds only scheme, host, port and path.",
-            hint="Put the credential in --key-env, e.g. https://api.openai.com/v1.",
+            f"{endpoint.host} may never be called.", hint="Give the provider's own address.", field="url"
+        )
+    if verdict == "private" and not allow_private:
+        raise InvalidInput(
+            f"{endpoint.host} is a private address.",
+            hint="If you mean it, allow it with --allow-private.",
             field="url",
         )
-    return cleaned.removesuffix("/chat/completions")
+    return cleaned
+
+
+def _check_credential(credential: Secret) -> Secret:
+    """Without the white space that pasting adds; it is going to be a header's value."""
+    plain = credential.reveal().strip()
+    if not plain or not plain.isascii() or not plain.isprintable() or " " in plain:
+        raise InvalidInput(
+            "The credential holds characters that no header may.", hint="Copy it anew.", field="credential"
+        )
+    return Secret(plain)

@@ -157,8 +157,7 @@ def publish(snapshot: Snapshot, folder: Path) -> Path:
     kept = folder / f"{snapshot.position:012d}-{hashlib.sha256(data).hexdigest()[:12]}.json"
     try:
         with _locked(folder / "lock"):
-            current = load(folder)
-            if current is not None and current.position > snapshot.position:
+            if _published(folder) > snapshot.position:
                 return folder / _CURRENT
             _write(kept, data)
             _write(folder / _CURRENT, data)
@@ -203,6 +202,15 @@ def mark(folder: Path) -> tuple[int, int, int]:
     except FileNotFoundError:
         return (0, 0, 0)
     return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _published(folder: Path) -> int:
+    """Position of the published snapshot; a damaged one is there to be replaced."""
+    try:
+        current = load(folder)
+    except StorageFailed:
+        return 0
+    return 0 if current is None else current.position
 
 
 @contextmanager

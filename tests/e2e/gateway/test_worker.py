@@ -482,16 +482,10 @@ def test_a_damaged_snapshot_is_reported_and_not_used(
         assert worker.chat().status == 200
     assert worker.errors.read_text().count("snapshot refused") == 4
     assert b"detent_gateway_snapshot_refused_total 4" in worker.get("/metrics").read()
-    publish_over(tools.snapshot({"n": [upstream.url]}, position=5), worker.home)
+    publish(tools.snapshot({"n": [upstream.url]}, position=5), worker.home / "snapshot")
+    time.sleep(0.5)
     assert worker.chat({"model": "n"}).status == 200
     assert worker.chat({"model": "m"}).status == 404
-
-
-def publish_over(found: Snapshot, home: Path) -> None:
-    """Publish where a damaged one lies, and wait until it is seen."""
-    (home / "snapshot" / "current.json").unlink()
-    publish(found, home / "snapshot")
-    time.sleep(0.5)
 
 
 def test_a_revoked_key_stops_working(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:
