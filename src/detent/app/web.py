@@ -26,6 +26,7 @@ from detent.kernel.errors import (
     DetentError,
     Forbidden,
     InvalidInput,
+    MethodNotAllowed,
     NotFound,
     TooLarge,
     TooMany,
@@ -44,13 +45,6 @@ HEADERS: Final = {
     "cache-control": "no-store",
 }
 """On every answer that does not say otherwise."""
-
-
-class MethodNotAllowed(CallerError):
-    """The path exists, but not for this method."""
-
-    code = "method_not_allowed"
-    status = 405
 
 
 class MisdirectedRequest(CallerError):

@@ -79,13 +79,6 @@ class UnknownPath(NotFound):
     code = "unknown_path"
 
 
-class WrongMethod(CallerError):
-    """The path exists, but not for this method."""
-
-    code = "method_not_allowed"
-    status = 405
-
-
 class SlowRequest(CallerError):
     """The request did not arrive in time."""
 

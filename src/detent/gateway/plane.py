@@ -21,7 +21,6 @@ from detent.gateway.errors import (
     SpoolFull,
     UnknownModel,
     UnknownPath,
-    WrongMethod,
     openai_body,
 )
 from detent.gateway.keys import hash_token
@@ -31,7 +30,7 @@ from detent.gateway.upstream import Client, Lane
 from detent.gateway.world import Deployment, Way, World, build_world
 from detent.guard.vault import Vault
 from detent.kernel.clock import SECOND, Clock
-from detent.kernel.errors import DetentError, StorageFailed
+from detent.kernel.errors import DetentError, MethodNotAllowed, StorageFailed
 from detent.kernel.settings import GatewaySettings, TelemetrySettings
 from detent.kernel.telemetry import Span
 
@@ -323,7 +322,7 @@ class Plane:
 
 def _need(method: str, wanted: str) -> None:
     if method != wanted:
-        raise WrongMethod(f"This path does not take {method[:20]}.", hint=f"Use {wanted}.")
+        raise MethodNotAllowed(f"This path does not take {method[:20]}.", hint=f"Use {wanted}.")
 
 
 def _model(way: Way) -> dict[str, Any]:
@@ -343,7 +342,7 @@ async def _respond(
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     if retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(round(retry_after), 1)))
-    if isinstance(error, WrongMethod):
+    if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.hint.removeprefix("Use ").rstrip(".").encode()))
     if isinstance(error, InvalidKey):
         headers.append((b"www-authenticate", b"Bearer"))

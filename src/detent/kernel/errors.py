@@ -6,6 +6,7 @@
     │   ├── Unauthenticated      401 unauthenticated
     │   ├── Forbidden            403 forbidden
     │   ├── NotFound             404 not_found
+    │   ├── MethodNotAllowed     405 method_not_allowed
     │   ├── Conflict             409 conflict
     │   ├── TooLarge             413 too_large
     │   └── TooMany              429 too_many
@@ -96,6 +97,13 @@ class NotFound(CallerError):
 
     code = "not_found"
     status = 404
+
+
+class MethodNotAllowed(CallerError):
+    """The path exists, but not for this method."""
+
+    code = "method_not_allowed"
+    status = 405
 
 
 class Conflict(CallerError):
