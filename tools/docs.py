@@ -20,7 +20,6 @@ import msgspec
 
 import detent
 from detent.kernel.errors import DetentError, every_error
-from detent.kernel.facts import FactBody
 from detent.kernel.identity import ROLES, Permission
 from detent.kernel.settings import Settings, every_field
 
@@ -43,6 +42,11 @@ step; `field` names the input at fault. On `/v1` of the gateway the shape is Ope
 FACTS = """\
 What the ledger can record. A fact also carries its position, id, stream, project, actor, time, reason and hash. Those
 marked *at once* are chained in their own transaction on every database.
+"""
+API = """\
+On the control port, for programs: send a virtual key as `Authorization: Bearer dtk_...`. The OpenAPI document is at
+`/api/v1/openapi.json`. Errors have [one shape](errors.md). Applications call models on the gateway's port instead, in
+OpenAI's dialect: `POST /v1/chat/completions`, `GET /v1/models`, and `/healthz`, `/readyz`, `/metrics`.
 """
 METRICS = """\
 `GET /metrics` on the gateway's port answers in Prometheus' text form, all workers added up.
@@ -147,10 +151,9 @@ def errors_page() -> str:
 
 def facts_page() -> str:
     """All fact kinds with their fields."""
-    bodies: dict[str, type[FactBody]] = {}
-    for name in every_module():
-        if name.endswith(".facts") and name != "detent.kernel.facts":
-            bodies.update({body.kind: body for body in importlib.import_module(name).FACTS})
+    from detent.app.catalog import catalog
+
+    bodies = catalog().bodies
     parts = [
         "# Facts\n",
         FACTS,
@@ -207,6 +210,23 @@ def metrics_page() -> str:
     return f"# Metrics\n\n{METRICS}\n{table(('metric', 'type', 'counts'), rows)}"
 
 
+def api_page() -> str:
+    """Every route of the control plane, from its OpenAPI document."""
+    from detent.api.document import describe
+
+    parts = [f"# HTTP API\n\n{API}"]
+    by_tag: dict[str, list[tuple[str, ...]]] = {}
+    for path, operations in describe()["paths"].items():
+        for method, operation in operations.items():
+            need = operation.get("x-detent-permission") or "none"
+            named = [f"`{p['name']}`" for p in operation.get("parameters", ()) if p["in"] == "query"]
+            row = (f"`{method.upper()} {path}`", need, first(operation.get("description")), ", ".join(named))
+            by_tag.setdefault((operation.get("tags") or ["other"])[0], []).append(row)
+    for tag, rows in by_tag.items():
+        parts.append(f"## {tag}\n\n{table(('request', 'permission', 'does', 'query'), rows)}")
+    return "\n".join(parts)
+
+
 def cli_page() -> str:
     """Every command with its options, as `--help` prints it."""
     from detent.cli import root
@@ -240,6 +260,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "ports.md": ports_page,
     "permissions.md": permissions_page,
     "metrics.md": metrics_page,
+    "api.md": api_page,
     "cli.md": cli_page,
 }
 

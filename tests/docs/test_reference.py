@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tools import docs
 
+from detent.app.catalog import catalog
 from detent.kernel import ports
 from detent.kernel.errors import every_error
 from detent.kernel.settings import every_field
@@ -37,11 +38,11 @@ def test_every_error_code() -> None:
 
 
 def test_every_fact_kind() -> None:
-    for name in docs.every_module():
-        module = importlib.import_module(name)
-        if name.endswith(".facts") and name != "detent.kernel.facts":
-            assert [b.kind for b in module.FACTS if f"## {b.kind}\n" not in page("facts.md")] == []
-            assert all(body.__doc__ for body in module.FACTS)
+    rooms = [name for name in docs.module_names() if name.count(".") == 2 and name.endswith(".facts")]
+    declared = {body for name in rooms if name != "detent.kernel.facts" for body in importlib.import_module(name).FACTS}
+    assert declared == set(catalog().bodies.values()), "the composition knows every fact"
+    assert [body.kind for body in declared if f"## {body.kind}\n" not in page("facts.md")] == []
+    assert all(body.__doc__ for body in declared)
 
 
 def test_every_port() -> None:

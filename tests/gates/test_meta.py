@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -22,11 +23,11 @@ MAX_PACKAGES = 45
 # Who may ask the machine for the time or for chance: the sources themselves, and what must not depend on them.
 SOURCES = {
     "time.time": {"detent.kernel.clock", "detent.cli.options", "detent.serving.engines.tiny.server"},
-    "time.time_ns": {"detent.kernel.clock", "detent.cli.options", "detent.store.lake.files"},
+    "time.time_ns": {"detent.kernel.clock", "detent.cli.options", "detent.store.lake.files", "detent.sdk.span"},
     "datetime.now": set(),
     "uuid.uuid4": set(),
     "uuid.uuid1": set(),
-    "random.random": set(),
+    "random.random": {"detent.sdk.transport"},
 }
 
 
@@ -75,6 +76,12 @@ def test_lock_files_name_no_index_and_pin_by_hash() -> None:
         assert len(entries) == len(re.findall(r"^[a-z0-9-]+==", text, re.M))
 
 
+def test_faces_are_found_by_name() -> None:
+    for target in PROJECT["project"]["entry-points"]["detent.faces"].values():
+        module, _, name = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
 DATA_PLANE = ("torch", "dbos", "numpy", "arro3", "fastapi", "pydantic", "sqlalchemy", "jinja2")
 HEAVY = ("torch", "dbos", "numpy", "arro3", "fastapi", "pydantic", "sqlalchemy", "jinja2", "uvicorn", "asyncio")
 
@@ -112,7 +119,7 @@ def test_every_module_imports_without_doing_anything() -> None:
 
 
 def test_settings_in_documents_exist() -> None:
-    known = {f.env for f in every_field()} | {"DETENT_CONFIG", "DETENT_URL", "DETENT_API_KEY"}
+    known = {f.env for f in every_field()} | {"DETENT_CONFIG", "DETENT_URL", "DETENT_KEY"}
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     used = {(p.name, v) for p in pages for v in re.findall(r"\bDETENT_[A-Z_]+\b", p.read_text())}
     assert {(page, name) for page, name in used if name not in known} == set()

@@ -69,11 +69,7 @@ def resume_job(id: Id, caller: Caller, platform: ThePlatform) -> JobOut:
 
 
 def _own(platform: Platform, caller: Principal, job_id: str) -> Job:
-    """A job of the caller's project. Another project's is answered like one that does not exist, to the letter."""
-    try:
-        job = platform.jobs.get(job_id)
-    except NotFound:
-        raise _unknown(job_id) from None
+    job = platform.jobs.get(job_id)
     if job.project != caller.project:
         raise _unknown(job_id)
     return job

@@ -220,7 +220,7 @@ class SqlLedger:
         """Sealed facts in chain order, or newest first; see the port."""
         if limit < 1:
             raise InvalidInput("The limit is below 1.", hint="Give 1 or more.", field="limit")
-        self.seal()
+        self._seal_if_waiting()
         query = select(FACTS.c.position, FACTS.c.hash, FACTS.c.content)
         for column, wanted in (
             (FACTS.c.stream, stream),
@@ -262,7 +262,7 @@ class SqlLedger:
 
     def head(self) -> tuple[int, str]:
         """Number of sealed facts and the hash of the last; `(0, "")` for an empty ledger."""
-        self.seal()
+        self._seal_if_waiting()
         with reading(self.engine) as connection:
             position, hash_, _ = self._last(connection)
         return position, hash_.hex() if position else ""
@@ -271,7 +271,7 @@ class SqlLedger:
 
     def seal(self) -> int:
         """Chain facts that wait for it; how many were chained. On SQLite nothing ever waits."""
-        if not self._waits():
+        if not self._sealed_later:
             return 0
         with writing(self.engine) as connection:
             connection.execute(_LOCK_CHAIN)
@@ -320,7 +320,7 @@ class SqlLedger:
 
     def verify(self, *, checkpoints: Sequence[Checkpoint] = (), views: bool = True) -> Verification:
         """Recompute everything and compare with what is stored and was signed; the file outside is always read too."""
-        self.seal()
+        self._seal_if_waiting()
         outside = (*checkpoints, *read_checkpoints(self._file))
         with reading(self.engine, snapshot=True) as connection, connection.begin():
             return verify_database(
@@ -398,12 +398,13 @@ class SqlLedger:
             connection.execute(delete(WAITING).where(WAITING.c.seq.in_([seq for seq, _ in waiting])))
         return position - start
 
-    def _waits(self) -> bool:
-        """Whether a fact waits to be chained; asked often, so it takes no lock."""
+    def _seal_if_waiting(self) -> None:
         if not self._sealed_later:
-            return False
+            return
         with reading(self.engine) as connection:
-            return connection.execute(select(WAITING.c.seq).limit(1)).first() is not None
+            waiting = connection.execute(select(WAITING.c.seq).limit(1)).first()
+        if waiting is not None:
+            self.seal()
 
     def _agree(self, connection: Connection, last: Checkpoint) -> None:
         """Refuse to sign a history that is not the continuation of what was signed before."""
