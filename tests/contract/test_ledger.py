@@ -552,6 +552,22 @@ def test_a_lower_number_that_commits_later_is_chained_later(open_: Open, request
     assert ledger.verify(views=False).ok
 
 
+@pytest.mark.postgres
+def test_a_fact_that_is_sealed_meanwhile_is_counted(open_: Open, request: pytest.FixtureRequest) -> None:
+    if "sqlite" in request.node.name:
+        pytest.skip("on SQLite nothing waits")
+    one, two = open_(), open_()
+    record(one, opened("box/1"))
+    sealed: list[int] = []
+
+    @sa.event.listens_for(one.engine, "after_cursor_execute")
+    def _seal(*_: object) -> None:
+        sealed.append(two.seal())
+
+    assert one.stream_version("box/1") == 1
+    assert sum(sealed) == 1
+
+
 def ledger_content(ledger: SqlLedger) -> str:
     with ledger.engine.connect() as connection:
         return str(connection.execute(sa.select(tables.WAITING.c.content)).scalar_one())

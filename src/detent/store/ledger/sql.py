@@ -49,7 +49,11 @@ _CLOCK_TOLERANCE: Final = MINUTE
 
 _HEAD = select(FACTS.c.position, FACTS.c.hash, FACTS.c.content).order_by(FACTS.c.position.desc()).limit(1)
 _VERSION = select(func.max(FACTS.c.version)).where(FACTS.c.stream == bindparam("stream"))
-_VERSION_WAITING = select(func.max(WAITING.c.version)).where(WAITING.c.stream == bindparam("stream"))
+# One statement, because a sealer may move a fact from one table to the other between two.
+_VERSION_LATER = text(
+    "SELECT max(version) FROM (SELECT version FROM facts WHERE stream = :stream"
+    " UNION ALL SELECT version FROM waiting WHERE stream = :stream) AS everywhere"
+)
 # Many streams are one parameter, because a parameter each would cost more than the look-up.
 _VERSIONS = text(
     "SELECT stream, max(version) FROM facts WHERE stream IN (SELECT value FROM json_each(:streams)) GROUP BY stream"
@@ -363,12 +367,9 @@ class SqlLedger:
 
     def _versions(self, connection: Connection, streams: Sequence[str]) -> dict[str, int]:
         """How many facts each stream has, those that wait included; streams without any are left out."""
-        found: dict[str, int] = {}
         if len(streams) == 1:
-            for one in (_VERSION, _VERSION_WAITING) if self._sealed_later else (_VERSION,):
-                highest = connection.execute(one, {"stream": streams[0]}).scalar()
-                found[streams[0]] = max(highest or 0, found.get(streams[0], 0))
-            return found
+            one = _VERSION_LATER if self._sealed_later else _VERSION
+            return {streams[0]: connection.execute(one, {"stream": streams[0]}).scalar() or 0}
         if self._sealed_later:
             rows = connection.execute(_VERSIONS_LATER, {"streams": list(streams)})
         else:
