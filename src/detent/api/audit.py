@@ -52,14 +52,14 @@ def verify_ledger(caller: InstallationCaller, platform: ThePlatform) -> Verifica
 
 
 @routes.post("/audit/checkpoint", status_code=201)
-@needs(Permission.SETTINGS_READ)
+@needs(Permission.LEDGER_WRITE)
 def sign_checkpoint(_caller: InstallationCaller, platform: ThePlatform) -> CheckpointOut:
     """Sign where the chain stands, and keep it outside the database too."""
     return CheckpointOut.of(platform.audit.checkpoint())
 
 
 @routes.post("/audit/rebuild")
-@needs(Permission.USERS_WRITE)
+@needs(Permission.LEDGER_WRITE)
 def rebuild_views(caller: InstallationCaller, platform: ThePlatform) -> RebuiltOut:
     """Fold all current state anew from the facts."""
     return RebuiltOut(differed=dict(platform.audit.rebuild(caller)))

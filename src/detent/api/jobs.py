@@ -69,7 +69,11 @@ def resume_job(id: Id, caller: Caller, platform: ThePlatform) -> JobOut:
 
 
 def _own(platform: Platform, caller: Principal, job_id: str) -> Job:
-    job = platform.jobs.get(job_id)
+    """A job of the caller's project. Another project's is answered like one that does not exist, to the letter."""
+    try:
+        job = platform.jobs.get(job_id)
+    except NotFound:
+        raise _unknown(job_id) from None
     if job.project != caller.project:
         raise _unknown(job_id)
     return job

@@ -16,8 +16,8 @@ from detent.kernel.clock import SECOND, Clock
 _PR_SET_PDEATHSIG: Final = 1
 _FIRST_DELAY: Final = SECOND // 4
 _LONGEST_DELAY: Final = 30 * SECOND
-_HEALTHY_AFTER: Final = 30 * SECOND
-"""A process that ran this long starts afresh: its next death is restarted at once."""
+_HEALTHY_AFTER: Final = 5 * SECOND
+"""A process that was ready and ran this long has a clean slate: after its death it is started again at once."""
 
 
 class Recipe:
@@ -139,9 +139,9 @@ class Child:
         self._hear()
         status = self._process.poll()
         if status is not None:
-            self.settle()
             ran = now - self._started
-            self._failures = 0 if ran > _HEALTHY_AFTER else self._failures + 1
+            self._failures = 1 if self._state == "running" and ran > _HEALTHY_AFTER else self._failures + 1
+            self.settle()
             delay = delay_after(self._failures)
             self._due = now + delay
             how = _ended(status)

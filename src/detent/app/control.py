@@ -13,13 +13,13 @@ from typing import Final
 
 import msgspec
 
-from detent.app.log import set_up_log
 from detent.app.platform import Platform, open_platform
 from detent.app.sockets import LOOPBACK, listen, url_of
 from detent.app.status import Ready
 from detent.gateway.snapshot import load
 from detent.kernel.clock import MINUTE, SECOND
 from detent.kernel.errors import BadSettings, DetentError
+from detent.kernel.log import set_up_log
 from detent.kernel.settings import Settings
 from detent.traces.ingest import Ingester
 
@@ -46,7 +46,7 @@ def main(settings: Settings, *, fd: int = -1) -> int:
 
     from detent.app.web import build
 
-    set_up_log(settings)
+    set_up_log(settings.log)
     with open_platform(settings) as platform:
         check_exposure(platform)
         bound = (

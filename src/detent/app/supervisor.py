@@ -24,12 +24,12 @@ import msgspec
 
 from detent.app.children import Child, Recipe
 from detent.app.home import prepare_home
-from detent.app.log import set_up_log
 from detent.app.sockets import listen, url_of
 from detent.app.state import State, holder, take_lock, write_state
 from detent.app.status import Ready, version
 from detent.kernel.clock import SECOND, Clock, SystemClock
 from detent.kernel.errors import Conflict
+from detent.kernel.log import set_up_log
 from detent.kernel.settings import Settings, every_field
 
 _log = logging.getLogger("detent.up")
@@ -50,7 +50,7 @@ def main(settings: Settings, *, json: bool = False, clock: Clock | None = None) 
         StorageFailed: the data folder cannot be used.
         Conflict: a supervisor already runs on this home.
     """
-    set_up_log(settings)
+    set_up_log(settings.log)
     prepare_home(settings.folder)
     run = settings.folder / "run"
     lock = take_lock(run)

@@ -9,9 +9,9 @@ import signal
 import threading
 from pathlib import Path
 
-from detent.app.log import set_up_log
 from detent.app.platform import open_platform
 from detent.kernel.errors import Conflict
+from detent.kernel.log import set_up_log
 from detent.kernel.settings import Settings
 
 _log = logging.getLogger("detent.worker")
@@ -23,7 +23,7 @@ def main(settings: Settings) -> int:
     Raises:
         Conflict: another worker runs on this home; both would go on with the same jobs.
     """
-    set_up_log(settings)
+    set_up_log(settings.log)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -39,7 +39,7 @@ def up(shell: Shell, port: int | None, gateway_port: int | None, workers: int | 
     )
     from detent.app.supervisor import main
 
-    return main(shell.settings)
+    return main(shell.settings, json=shell.json)
 
 
 @click.command("status", cls=Verb)

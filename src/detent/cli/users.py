@@ -13,7 +13,6 @@ from detent.cli.text import moment, table
 from detent.kernel.errors import NotFound
 from detent.kernel.identity import ROLES, Principal
 from detent.kernel.ports import Account
-from detent.kernel.secret import Secret
 
 if TYPE_CHECKING:
     from detent.app.platform import Platform
@@ -49,7 +48,7 @@ def add(shell: Shell, name: str, role: str) -> None:
     """Give somebody an account, and a one-time link to sign in with."""
     with shell.platform() as (platform, caller):
         account, token = platform.people.add(caller, name, role)
-        url = sign_in_url(platform, token)
+        url = platform.sign_in_url(token)
     shell.say(f"'{account.name}' may sign in once within the hour, and sets a password then:")
     shell.show({**account_json(account), "link": url}, lambda: url)
 
@@ -62,7 +61,7 @@ def link(shell: Shell, user: str) -> None:
     with shell.platform() as (platform, caller):
         people = platform.people
         token = people.link(caller, _find(platform, caller, user).id) if user else people.first_link()
-        url = sign_in_url(platform, token)
+        url = platform.sign_in_url(token)
     shell.say("It works once, within the hour:")
     shell.show({"link": url}, lambda: url)
 
@@ -123,11 +122,6 @@ def erase(shell: Shell, user: str, reason: str, yes: bool) -> None:
         platform.people.erase(caller, account.id, reason=reason)
     shell.show({"erased": account.id}, lambda: account.id)
     shell.say("Erased.")
-
-
-def sign_in_url(platform: Platform, token: Secret) -> str:
-    """The page that a one-time token opens."""
-    return f"{platform.status().console_url}/login?token={token.reveal()}"
 
 
 def _find(platform: Platform, caller: Principal, user: str) -> Account:

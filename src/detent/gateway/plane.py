@@ -74,6 +74,7 @@ class Plane:
         self._spool = spool
         self._vault = vault
         self._mark = (0, 0, 0)
+        self._swapping = asyncio.Lock()
         self._inflight = 0
         self._full_since: int | None = None
         self._probes: dict[Lane, tuple[int, bool]] = {}
@@ -94,7 +95,8 @@ class Plane:
                 await self._chat(scope, receive, send)
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 _need(method, "GET")
-                await _respond(send, 200, self._models(scope, path.removeprefix("/v1/models").removeprefix("/")))
+                name = path.removeprefix("/v1/models").removeprefix("/")
+                await _respond(send, 200, await self._models(scope, name))
             elif path == "/healthz":
                 _need(method, "GET")
                 await _respond(send, 200, b'{"status":"ok"}')
@@ -115,7 +117,7 @@ class Plane:
             await _respond(send, error.status, openai_body(error), retry_after=error.retry_after, error=error)
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        world = self._present()
+        world = await self._present()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         call = Call(self, scope, send, self._authenticate(world, headers), headers)
         self._inflight += 1
@@ -124,7 +126,13 @@ class Plane:
         finally:
             self._inflight -= 1
 
-    def _present(self) -> World:
+    async def _present(self) -> World:
+        """The configuration as it was published last.
+
+        Asked anew by every call (it costs one stat): a key works from the moment its maker is told, and a revoked one
+        no longer than until its revoker is.
+        """
+        await self.refresh()
         if self.world is None:
             raise NotReady(
                 "The gateway has no configuration yet.",
@@ -167,8 +175,8 @@ class Plane:
 
     # Models
 
-    def _models(self, scope: Scope, name: str) -> bytes:
-        world = self._present()
+    async def _models(self, scope: Scope, name: str) -> bytes:
+        world = await self._present()
         key = self._authenticate(world, dict(scope["headers"]))
         if not name:
             return msgspec.json.encode({"object": "list", "data": [_model(way) for way in world.visible(key)]})
@@ -189,7 +197,7 @@ class Plane:
         Raises:
             Unavailable: says what is missing.
         """
-        world = self._present()
+        world = await self._present()
         if self.draining:
             raise Draining("The gateway is stopping.", retry_after=1.0)
         if self._inflight >= self.settings.max_inflight:
@@ -292,10 +300,15 @@ class Plane:
 
     async def refresh(self) -> None:
         """Swap in the published snapshot if it is another; a damaged one is reported and the old one stays."""
-        mark = snapshots.mark(self._folder)
-        if mark == self._mark:
+        if snapshots.mark(self._folder) == self._mark:
             return
-        self._mark = mark
+        async with self._swapping:
+            mark = snapshots.mark(self._folder)
+            if mark != self._mark:
+                await self._swap()
+                self._mark = mark
+
+    async def _swap(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(None, snapshots.load, self._folder)

@@ -18,6 +18,7 @@ from detent.gateway.upstream import Client, Timeouts
 from detent.guard.vault import Vault, open_vault
 from detent.kernel.clock import SystemClock
 from detent.kernel.errors import BadSettings, DetentError
+from detent.kernel.log import set_up_log
 from detent.kernel.settings import Settings, load_settings
 from detent.kernel.telemetry import Span
 from detent.traces.spool import Spool, encode_span
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         settings = load_settings(os.environ, overrides={"home": given.home})
-        _set_up_log(settings)
+        set_up_log(settings.log)
         listening = _listening(settings, given.fd)
         _serve(settings, listening, worker=given.worker)
     except DetentError as error:
@@ -131,15 +132,3 @@ def _listening(settings: Settings, fd: int | None) -> socket.socket:
             field="gateway.port",
         ) from None
     return bound
-
-
-def _set_up_log(settings: Settings) -> None:
-    """One line per event on standard error; uvicorn's own talk is left out."""
-    line = '{"time":"%(asctime)s","level":"%(levelname)s","logger":"%(name)s","message":%(message)r}'
-    logging.basicConfig(
-        level=settings.log.level.upper(),
-        format=line if settings.log.format == "json" else "%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    logging.getLogger("uvicorn.asgi").setLevel(logging.ERROR)

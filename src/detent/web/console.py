@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -13,8 +14,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from detent.app.http import PUBLIC, error_page, headers_of, needs, signed_in_of
+from detent.app.http import COOKIE, PUBLIC, error_page, headers_of, needs, signed_in_of
 from detent.app.platform import Platform
+from detent.governance.access import Access
 from detent.kernel.errors import DetentError, Unauthenticated
 from detent.web import login
 from detent.web.assets import DIST, read_manifest
@@ -106,6 +108,12 @@ async def _error(request: Request, error: DetentError, templates: Templates) -> 
         return secured(RedirectResponse(to, status_code=303))
     found = signed_in_of(request)
     principal = getattr(request.state, "principal", None)
+    if principal is None and COOKIE in request.cookies:
+        # No route matched, so nobody asked who this is.
+        access: Access = request.app.state.platform.access
+        with contextlib.suppress(DetentError):
+            known = await run_in_threadpool(access.by_cookie, request.cookies[COOKIE])
+            found, principal = known.signed_in, known.principal
     values = {
         "error": error,
         "theme": theme_of(request),

@@ -224,7 +224,7 @@ class SqlLedger:
         """Sealed facts in chain order, or newest first; see the port."""
         if limit < 1:
             raise InvalidInput("The limit is below 1.", hint="Give 1 or more.", field="limit")
-        self._seal_if_waiting()
+        self.seal()
         query = select(FACTS.c.position, FACTS.c.hash, FACTS.c.content)
         for column, wanted in (
             (FACTS.c.stream, stream),
@@ -266,7 +266,7 @@ class SqlLedger:
 
     def head(self) -> tuple[int, str]:
         """Number of sealed facts and the hash of the last; `(0, "")` for an empty ledger."""
-        self._seal_if_waiting()
+        self.seal()
         with reading(self.engine) as connection:
             position, hash_, _ = self._last(connection)
         return position, hash_.hex() if position else ""
@@ -275,7 +275,7 @@ class SqlLedger:
 
     def seal(self) -> int:
         """Chain facts that wait for it; how many were chained. On SQLite nothing ever waits."""
-        if not self._sealed_later:
+        if not self._waits():
             return 0
         with writing(self.engine) as connection:
             connection.execute(_LOCK_CHAIN)
@@ -324,7 +324,7 @@ class SqlLedger:
 
     def verify(self, *, checkpoints: Sequence[Checkpoint] = (), views: bool = True) -> Verification:
         """Recompute everything and compare with what is stored and was signed; the file outside is always read too."""
-        self._seal_if_waiting()
+        self.seal()
         outside = (*checkpoints, *read_checkpoints(self._file))
         with reading(self.engine, snapshot=True) as connection, connection.begin():
             return verify_database(
@@ -399,13 +399,12 @@ class SqlLedger:
             connection.execute(delete(WAITING).where(WAITING.c.seq.in_([seq for seq, _ in waiting])))
         return position - start
 
-    def _seal_if_waiting(self) -> None:
+    def _waits(self) -> bool:
+        """Whether a fact waits to be chained; asked often, so it takes no lock."""
         if not self._sealed_later:
-            return
+            return False
         with reading(self.engine) as connection:
-            waiting = connection.execute(select(WAITING.c.seq).limit(1)).first()
-        if waiting is not None:
-            self.seal()
+            return connection.execute(select(WAITING.c.seq).limit(1)).first() is not None
 
     def _agree(self, connection: Connection, last: Checkpoint) -> None:
         """Refuse to sign a history that is not the continuation of what was signed before."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import socket
 import sys
@@ -30,13 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--drain", type=float, default=30.0, metavar="S", help="seconds for answers in flight on a stop"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
     from detent.kernel.errors import DetentError
+    from detent.kernel.log import set_up_log
+    from detent.kernel.settings import load_settings
     from detent.serving.engines.tiny.runtime import DATA
     from detent.serving.engines.tiny.server import Limits, load, serve
 
     try:
+        set_up_log(load_settings(os.environ).log)
         adapters = dict(_pair(text) for text in options.adapter)
         engine = load(options.model or DATA, adapters, limits=Limits(pace=options.pace / 1000))
         listener = _listen(options.host, options.port, options.fd)
