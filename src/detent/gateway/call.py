@@ -2,7 +2,8 @@
 
 The route's targets are tried in order. Until the first real output has come, a target that cannot be reached, breaks
 off, is too slow or answers with 429 or 5xx is given up for the next. From then on the answer is the client's: if it
-breaks off, the client is told so in the stream, and no `[DONE]` follows.
+breaks off, the client is told so in the stream, and no `[DONE]` follows. The last target's stream is passed on from its
+first event: there is nobody left to take over, so holding it would only cost time.
 
 The span is spooled before the last byte of the answer leaves, so whoever saw an answer end will find its span.
 """
@@ -194,9 +195,11 @@ class Call:
         for deployment in way.deployments:
             self._attempts += 1
             self._deployment = deployment
+            self._input_spent = True  # if the client goes away from here on, the provider has its prompt
             try:
                 await self._attempt(deployment, body, deadline)
             except (WorldError, TooMany) as error:
+                self._input_spent = False
                 self._failed.append(f"{deployment.provider}/{deployment.model}: {error.code}")
                 self._plane.metrics.count(
                     "detent_gateway_attempts_failed_total", label(provider=deployment.provider, code=error.code)
@@ -249,15 +252,13 @@ class Call:
             traceparent=f"00-{self._trace_id}-{self._span_id}-01",
             stream=stream,
         )
-        self._input_spent = True
         connection = self._connection = await deployment.lane.send(payload, hold=stream, total_deadline=deadline)
-        self._input_spent = False
         if connection.status != 200:
             await self._not_ok(connection)
         elif connection.headers.get(b"content-encoding", b"identity") != b"identity":
             raise BadAnswer("The provider's answer is compressed, though it was asked not to be.")
         elif stream:
-            await self._relay(connection, body)
+            await self._relay(connection, deployment, body)
         else:
             await self._whole(connection)
 
@@ -270,6 +271,7 @@ class Call:
         error = UpstreamRejected(f"The provider answered {connection.status}.", hint="Correct the request.")
         self._error = error.code
         self._http_status = connection.status
+        self._input_spent = False
         self._record()
         await self._answer(connection.status, data if holds_error(data) else openai_body(error))
 
@@ -279,7 +281,6 @@ class Call:
         connection.release()
         self._connection = None
         answer = read_answer(data)
-        self._input_spent = True
         self._output_size = answer.size
         if self._keeps_content():
             self._output = answer.message.decode(errors="replace") if answer.size <= _MAX_CONTENT else ""
@@ -290,26 +291,24 @@ class Call:
         self._record()
         await self._answer(200, data)
 
-    async def _relay(self, connection: Connection, body: ChatBody) -> None:
-        """A stream: held until there is real output, then passed on event by event."""
+    async def _relay(self, connection: Connection, deployment: Deployment, body: ChatBody) -> None:
+        """A stream: held while another target could still take over, then passed on event by event."""
         kind = connection.headers.get(b"content-type", b"text/event-stream")
         if not kind.lower().startswith(b"text/event-stream"):
             read_answer(await connection.read_all())  # an error says what it is
             raise BadAnswer("The provider answered a streamed call without a stream.")
         stream = ChatStream(hide_usage=body.hide_usage, keep=_MAX_CONTENT if self._keeps_content() else 0)
+        last = self._way is not None and deployment is self._way.deployments[-1]
         block = b""
-        while not stream.begun and not stream.done:
+        while not (stream.begun or stream.done or (last and stream.opened)):
             data = await connection.read()
             if not data:
                 raise UpstreamCut("The provider's stream ended before any output.")
             block += stream.feed(data)
             if stream.failure is not None and not stream.begun:
                 raise stream.failure
-        connection.begin()
         self._committed = True
-        self._input_spent = True
         self._stream = stream
-        self._first = self._plane.clock.monotonic() - self._started
         await self._send({"type": "http.response.start", "status": 200, "headers": [*_STREAM_HEADERS, *self._ids()]})
         fault = await self._pump(connection, stream, block)
         if fault is None:
@@ -320,6 +319,9 @@ class Call:
         """Pass on what comes until the end; the fault, if it is not a good one."""
         fault: WorldError | None = None
         while not stream.done:
+            if self._first is None and stream.begun:
+                self._first = self._plane.clock.monotonic() - self._started
+                connection.begin()
             if stream.failure is not None:
                 fault = stream.failure
                 break
@@ -338,8 +340,11 @@ class Call:
                     fault = UpstreamCut("The provider's stream ended before the answer was finished.")
                 break
             block = stream.feed(data)
+        if self._first is None and stream.begun:
+            self._first = self._plane.clock.monotonic() - self._started
         if fault is not None:
             self._error = fault.code
+            self._input_spent = stream.begun
             self._plane.metrics.count(
                 "detent_gateway_attempts_failed_total",
                 label(provider=self._deployment.provider if self._deployment else "", code=fault.code),

@@ -68,6 +68,7 @@ class ChatStream:
 
     Attributes:
         begun: whether real output has come: text, a tool call, a refusal, reasoning, or the end of a choice.
+        opened: whether an event with a choice has come, be it empty as the first one usually is.
         done: whether the stream said that it is finished; what comes after is not read.
         finish_reason: of the first choice that gave one; empty before.
         failure: what is wrong with the stream; what came before the fault has been given.
@@ -89,10 +90,12 @@ class ChatStream:
         "finish_reason",
         "id",
         "model",
+        "opened",
         "usage",
     )
 
     def __init__(self, *, hide_usage: bool, keep: int) -> None:
+        self.opened = False
         self.begun = False
         self.done = False
         self.failure: WorldError | None = None
@@ -211,6 +214,7 @@ class ChatStream:
 
     def _take(self, chunk: Chunk) -> None:
         if chunk.choices:
+            self.opened = True
             for choice in chunk.choices:
                 delta = choice.delta
                 if delta is not None:

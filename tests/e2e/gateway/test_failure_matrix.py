@@ -236,6 +236,42 @@ def test_stream_cut_before_output_falls_back(stage: Stage, tools: ModuleType) ->
     assert span.attributes["detent.failed_attempts"][0].endswith("real-model: upstream_cut")
 
 
+def test_last_target_is_passed_on_from_its_first_event(stage: Stage, tools: ModuleType) -> None:
+    """Nobody is left to take over, so nothing is held; the first token still has its own time-out."""
+    stage.first.script((tools.STREAM_HEAD, tools.chunk(tools.ROLE), tools.HOLD))
+    got = stage.worker.chat({"stream": True})
+    began = time.monotonic()
+    assert got.status == 200
+    assert b"assistant" in got.read1()
+    assert time.monotonic() - began < 0.3
+    assert events(got.read())[-1]["error"]["code"] == "first_token_timeout"
+    span = stage.worker.span(got)
+    assert outcome(span) == ("error", "first_token_timeout", 200, 1)
+    assert bill(span) == (0, 0, False, 0)
+    assert span.ttft is None
+
+
+def test_client_gone_after_the_first_empty_event(stage: Stage, tools: ModuleType) -> None:
+    """On any target: the provider had the prompt, and that is counted."""
+    for model in ("m", "two"):
+        stage.first.script((tools.STREAM_HEAD, tools.chunk(tools.ROLE), tools.HOLD))
+        trace = f"{time.monotonic_ns():032x}"
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi!!"}], "stream": True}).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tools.KEY}\r\n"
+            f"traceparent: 00-{trace}-00f067aa0ba902b7-01\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", stage.worker.port)) as client:
+            client.sendall(head.encode() + body)
+            while not stage.first.requests:
+                time.sleep(0.01)
+            time.sleep(0.1)
+        assert stage.first.gone.wait(0.4)
+        span = stage.worker.span(trace)
+        assert outcome(span) == ("cancelled", "client_disconnected", 499, 1)
+        assert bill(span) == estimated(0)
+
+
 def test_late_error(stage: Stage, tools: ModuleType) -> None:
     """The provider reports an error in the middle of its stream."""
     fault = b'data: {"error": {"message": "out of memory", "type": "server_error"}}\n\n'
