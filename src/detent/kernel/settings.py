@@ -203,7 +203,7 @@ def every_field() -> Iterator[Field]:
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if required:
             raise BadSettings(f"The settings file {path} does not exist.", hint="Correct DETENT_CONFIG.") from None
         return {}
