@@ -122,7 +122,7 @@ def _row(row: TraceRow) -> tuple[str, ...]:
         status,
         duration(max(row.end - root.start, 0)),
         count(row.input_tokens + row.output_tokens),
-        cost(row.cost),
+        cost(row.cost) if row.cost is not None or row.unpriced else "-",
         count(row.spans),
     )
 
@@ -155,7 +155,7 @@ def _whole(spans: tuple[Span, ...], scores: tuple[Score, ...]) -> str:
             if content:
                 parts.append(f"{clean(span.name)} {title}:\n{_said(content)}")
     if scores:
-        rows = [(s.name, str(s.value), s.source, s.author or "-", moment(s.time), s.comment) for s in scores]
+        rows = [(s.name, str(s.value).lower(), s.source, s.author or "-", moment(s.time), s.comment) for s in scores]
         parts.append(table(("SCORE", "VALUE", "SOURCE", "BY", "TIME", "COMMENT"), rows))
     return "\n\n".join(parts)
 
@@ -182,7 +182,7 @@ def _facts_of(spans: tuple[Span, ...]) -> list[tuple[str, str]]:
             f"{count(sum(s.input_tokens for s in spans))} in, {count(sum(s.output_tokens for s in spans))} out"
             + (" (estimated)" if any(s.usage_estimated for s in spans) else ""),
         ),
-        ("cost", cost(sum(costs) if costs else None)),
+        ("cost", cost(sum(costs) if costs else None) if costs or root.operation == "chat" else ""),
         ("finish", root.finish_reason),
     ]
 
@@ -236,7 +236,7 @@ def rate(
             source="reviewer",
         )
     shell.show(score_json(given), lambda: given.id)
-    shell.say(f"Rated: {given.name} = {given.value}.")
+    shell.say(f"Rated: {given.name} = {str(given.value).lower()}.")
 
 
 def _value(text: str) -> bool | float | str:

@@ -1,0 +1,119 @@
+"""What people read: the help of every command, and results as text. Change them on purpose or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import click
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from detent.app import platform as app
+from detent.cli.root import NOUNS, root, run
+from detent.kernel.clock import SECOND, FixedClock
+from detent.kernel.ids import CountedIds
+from detent.kernel.settings import Settings
+from detent.kernel.telemetry import Batch, Span
+
+_TOKEN = re.compile(r"dtk_[\w-]+")
+_OPERATOR = re.compile(r"operator:\d+ *")
+Detent = Callable[[str], str]
+
+
+def pages() -> list[str]:
+    found = [""]
+    context = click.Context(root)
+    for noun, (_where, about) in NOUNS.items():
+        command = root.get_command(context, noun)
+        if about:
+            found.append(noun)
+            found += [f"{noun} {verb}" for verb in getattr(command, "commands", ())]
+    return found
+
+
+@pytest.fixture
+def detent(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, clock: FixedClock, ids: CountedIds
+) -> Detent:
+    """Run a command; everything it said, with the exit code."""
+    monkeypatch.setattr(app, "open_platform", partial(app.open_platform, clock=clock, ids=ids))
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(line: str) -> str:
+        clock.advance(SECOND)
+        code = run(line.split())
+        said = capsys.readouterr()
+        shown = f"$ detent {line}\n{said.out}"
+        shown += "".join(f"! {row}\n" for row in said.err.splitlines()) + f"= {code}\n"
+        shown = _OPERATOR.sub("operator:<uid>", shown.replace(str(home), "HOME"))
+        return _TOKEN.sub("dtk_***", shown)
+
+    return call
+
+
+def test_help(detent: Detent, snapshot: SnapshotAssertion) -> None:
+    assert "\n".join(detent(f"{page} --help".strip()) for page in pages()) == snapshot
+
+
+def test_a_first_session(detent: Detent, home: Path, clock: FixedClock, snapshot: SnapshotAssertion) -> None:
+    lines = [
+        "keys list",
+        "providers list",
+        "providers add acme --url https://api.acme.example/v1",
+        "routes add support --to acme/large --to embedded/detent-tiny=2",
+        "routes list",
+        "models price acme/large --input 0.5 --output 1.25",
+        "models list",
+        "keys create --name bot",
+        "traces list",
+        "jobs list",
+        "users list",
+        "audit checkpoint",
+        "audit verify",
+        "blobs fsck",
+    ]
+    said = "\n".join(detent(line) for line in lines)
+    assert re.sub(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{16}\b", "<hex>", said) == snapshot
+
+
+def test_traces_as_text(detent: Detent, home: Path, clock: FixedClock, snapshot: SnapshotAssertion) -> None:
+    with app.open_platform(Settings(home=str(home)), clock=clock) as platform:
+        start, trace = clock.now(), "a" * 32
+        root_span = Span(
+            trace_id=trace, span_id="b" * 16, name="chat support", operation="chat", start=start,
+            end=start + 2 * SECOND, provider="acme", request_model="large", route="support", key_id="k1",
+            input_tokens=1200, output_tokens=34,
+            cost=80_000, ttft=SECOND // 4, stream=True, finish_reason="stop",
+            input='[{"role":"user","content":"Where is my parcel?"}]',
+            output='{"role":"assistant","content":"On its way."}',
+        )  # fmt: skip
+        tool = Span(
+            trace_id=trace, span_id="c" * 16, parent_id="b" * 16, name="look up", operation="execute_tool",
+            start=start + SECOND // 2, end=start + SECOND, status="error", error_type="KeyError",
+        )  # fmt: skip
+        later = start + SECOND
+        other = Span(trace_id="d" * 32, span_id="e" * 16, name="rerank", start=later, end=later + 999_000)
+        platform.traces.write(platform.access.operator(), Batch((root_span, tool, other)))
+    rate = f"traces rate {trace} --down --comment late"
+    lines = ["traces list", "traces search parcel", rate, f"traces show {trace}"]
+    assert "\n".join(detent(line) for line in lines) == snapshot
+
+
+def test_json_as_programs_read_it(detent: Detent, snapshot: SnapshotAssertion) -> None:
+    lines = [
+        "keys create --name bot --json",
+        "keys list --json",
+        "providers add acme --url https://api.acme.example/v1 --json",
+        "routes add support --to acme/large --json",
+        "routes list --json",
+        "models price acme/large --input 0.5 --output 1.25 --json",
+        "models list --json",
+        "jobs start blobs.fsck --id mine --json",
+        "routes remove ghost --json",
+    ]
+    said = "\n".join(detent(line) for line in lines)
+    said = re.sub(r'"(created|updated)":"2[^"]*"', r'"\1":"<time>"', said)
+    assert re.sub(r'"hint":"dtk_[^"]*"', '"hint":"<hint>"', said) == snapshot

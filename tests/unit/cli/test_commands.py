@@ -1,0 +1,263 @@
+"""Each noun through its life, and how commands end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detent.app.platform import open_platform
+from detent.kernel.clock import SECOND, FixedClock
+from detent.kernel.settings import Settings
+from detent.kernel.telemetry import Batch, Span
+
+Detent = Callable[..., Any]
+TRACE = "a" * 32
+
+
+def items(ran: Any) -> list[Any]:
+    assert ran.code == 0, ran.err
+    return list(json.loads(ran.out)["items"])
+
+
+@pytest.fixture
+def traced(detent: Detent, home: Path, clock: FixedClock) -> Detent:
+    """A home that holds a trace."""
+    with open_platform(Settings(home=str(home)), clock=clock) as platform:
+        start = clock.now()
+        span = Span(
+            trace_id=TRACE, span_id="b" * 16, name="chat support", operation="chat", start=start, end=start + SECOND,
+            request_model="large", provider="acme", route="support", input_tokens=12, output_tokens=34, cost=80_000,
+            input='[{"role":"user","content":"Where is my parcel?\\u001b[2J"}]',
+            output='{"role":"assistant","content":"On its way."}',
+        )  # fmt: skip
+        child = Span(
+            trace_id=TRACE,
+            span_id="c" * 16,
+            parent_id="b" * 16,
+            name="look up",
+            start=start + 1,
+            end=start + SECOND // 2,
+        )
+        platform.traces.write(platform.access.operator(), Batch((span, child)))
+    return detent
+
+
+def test_keys(detent: Detent) -> None:
+    made = detent("keys", "create", "--name", "bot", "--json")
+    assert (made.code, made.err) == (0, "")
+    key = json.loads(made.out)
+    assert key["key"].startswith("dtk_")
+    plain = detent("keys", "create", "--name", "ci", "--allow", "traces:read", "--route", "support", "--expires", "30d")
+    assert plain.out.startswith("dtk_")
+    assert len(plain.out.splitlines()) == 1
+    assert "not shown again" in plain.err
+    assert {item["name"] for item in items(detent("keys", "list", "--json"))} == {"bot", "ci"}
+    assert detent("keys", "revoke", "bot", "--reason", "lost").out.strip() == key["id"]
+    assert [i["name"] for i in items(detent("keys", "list", "--json"))] == ["ci"]
+    states = {i["name"]: i["state"] for i in items(detent("keys", "list", "--all", "--json"))}
+    assert states == {"bot": "revoked", "ci": "live"}
+    log = items(detent("audit", "log", "--kind", "key.revoked", "--json"))
+    assert [(fact["stream"], fact["reason"]) for fact in log] == [(f"key/{key['id']}", "lost")]
+    stored = json.dumps(items(detent("audit", "log", "--json")))
+    assert key["key"] not in stored
+
+
+def test_providers_and_routes(detent: Detent, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = detent("providers", "add", "acme", "--url", "https://api.acme.example/v1", "--key-env", "ACME_KEY")
+    assert missing.code == 2
+    assert "ACME_KEY" in missing.err
+    monkeypatch.setenv("ACME_KEY", "sk-acme-secret")
+    added = detent("providers", "add", "acme", "--url", "https://api.acme.example/v1", "--key-env", "ACME_KEY")
+    assert (added.code, added.out) == (0, "acme\n")
+    again = detent("providers", "add", "acme", "--url", "https://api.acme.example/v1")
+    assert again.code == 5
+    assert "--replace" in again.err
+    assert detent("providers", "add", "acme", "--url", "https://api.acme.example/v1", "--replace").code == 0
+    listed = detent("providers", "list", "--json")
+    assert items(listed)[0]["has_credential"] is True
+    assert detent("routes", "add", "bot", "--to", "acme/large=3", "--to", "embedded/detent-tiny").code == 0
+    routes = {route["name"]: route["targets"] for route in items(detent("routes", "list", "--json"))}
+    assert routes["bot"][0] == {"provider": "acme", "model": "large", "weight": 3}
+    assert detent("routes", "add", "x", "--to", "nobody/large").code == 3
+    assert detent("routes", "add", "x", "--to", "nonsense").code == 2
+    assert detent("models", "price", "acme/large", "--input", "0.5", "--output", "1.25").code == 0
+    models = {(m["provider"], m["model"]): m for m in items(detent("models", "list", "--json"))}
+    assert models["acme", "large"]["price"]["output"] == 1.25
+    assert detent("providers", "remove", "acme").code == 5
+    assert detent("routes", "remove", "bot").code == 0
+    assert detent("providers", "remove", "acme").code == 0
+    said = "".join(listed) if isinstance(listed, str) else listed.out + listed.err + added.out + added.err
+    assert "sk-acme-secret" not in said
+
+
+def test_traces(traced: Detent, tmp_path: Path) -> None:
+    assert [t["trace_id"] for t in items(traced("traces", "list", "--json"))] == [TRACE]
+    assert items(traced("traces", "list", "--json", "--route", "other")) == []
+    assert items(traced("traces", "list", "--json", "--since", "2026-01-01", "--min-duration", "500ms"))
+    assert items(traced("traces", "search", "parcel", "--json"))
+    assert items(traced("traces", "search", "nowhere", "--json")) == []
+    assert traced("traces", "search", " ").code == 2
+    rated = traced("traces", "rate", TRACE, "--up", "--comment", "well said", "--json")
+    assert json.loads(rated.out)["value"] is True
+    assert json.loads(traced("traces", "rate", TRACE, "--name", "tone", "--value", "0.5", "--json").out)["value"] == 0.5
+    assert traced("traces", "rate", TRACE).code == 2
+    assert traced("traces", "rate", TRACE, "--up", "--value", "1").code == 2
+    assert traced("traces", "rate", "f" * 32, "--up").code == 3
+    shown = json.loads(traced("traces", "show", TRACE, "--json").out)
+    assert shown["spans"][0]["output"]["content"] == "On its way."
+    assert {score["name"] for score in shown["scores"]} == {"thumbs", "tone"}
+    text = traced("traces", "show", TRACE).out
+    assert "Where is my parcel?" in text
+    assert "\x1b" not in text
+    assert "parcel" not in traced("traces", "show", TRACE, "--no-content").out
+    out = tmp_path / "spans.jsonl"
+    assert traced("traces", "export", "--out", str(out)).code == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["chat support", "look up"]
+    assert traced("traces", "export", "--no-content").out.count("parcel") == 0
+
+
+def test_traces_tail(traced: Detent, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([None, None])
+
+    def stop(_seconds: float) -> None:
+        if next(looks, "over") == "over":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("detent.cli.traces.time.sleep", stop)
+    ran = traced("traces", "tail", "--since", "2026-01-01", "--json")
+    assert ran.code == 0
+    assert [json.loads(line)["trace_id"] for line in ran.out.splitlines()] == [TRACE]
+
+
+def test_audit(detent: Detent, home: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        detent("keys", "create", "--name", f"k{number}")
+    first = json.loads(detent("audit", "log", "--limit", "2", "--json").out)
+    assert [fact["position"] for fact in first["items"]] == [3, 2]
+    assert [f["position"] for f in items(detent("audit", "log", "--after", first["after"], "--json"))] == [1]
+    assert detent("audit", "checkpoint").code == 0
+    verified = detent("audit", "verify", "--json")
+    assert verified.code == 0
+    assert json.loads(verified.out)["checkpoint"]["size"] == 3
+    assert detent("audit", "rebuild").code == 0
+
+    copy, signed = tmp_path / "copy.db", tmp_path / "signed.jsonl"
+    with sqlite3.connect(home / "ledger.db") as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    shutil.copy(home / "checkpoints.jsonl", signed)
+    assert detent("audit", "verify", "--copy", str(copy), "--checkpoints", str(signed)).code == 0
+    with sqlite3.connect(copy) as database:
+        database.execute("UPDATE facts SET content = replace(content, 'k1', 'k9') WHERE position = 2")
+    bad = detent("audit", "verify", "--copy", str(copy), "--checkpoints", str(signed), "--json")
+    assert bad.code == 6
+    assert json.loads(bad.out)["findings"][0]["position"] == 2
+    assert detent("audit", "verify", "--copy", str(copy), "--checkpoints", str(tmp_path / "none")).code == 3
+
+
+def test_jobs(detent: Detent) -> None:
+    started = detent("jobs", "start", "blobs.fsck", "--id", "mine", "--argument", "days=[1]", "--json")
+    assert json.loads(started.out)["arguments"] == {"days": [1]}
+    assert [job["id"] for job in items(detent("jobs", "list", "--json"))] == ["mine"]
+    assert json.loads(detent("jobs", "show", "mine", "--json").out)["state"] == "queued"
+    assert json.loads(detent("jobs", "cancel", "mine", "--json").out)["state"] == "cancelled"
+    assert json.loads(detent("jobs", "resume", "mine", "--json").out)["state"] == "queued"
+    assert detent("jobs", "show", "nobody").code == 3
+    assert detent("jobs", "start", "no.such").code == 3
+
+
+def test_blobs(detent: Detent, home: Path) -> None:
+    assert detent("blobs", "fsck").code == 0
+    with open_platform(Settings(home=str(home))) as platform:
+        digest = platform.blobs.put(b"some bytes")
+    stored = next(path for path in (home / "blobs").rglob("*") if path.is_file() and path.name in digest)
+    stored.chmod(0o600)
+    stored.write_bytes(b"other bytes")
+    bad = detent("blobs", "fsck", "--json")
+    assert bad.code == 6
+    assert json.loads(bad.out)["damage"][0]["digest"] == digest
+
+
+def test_users(detent: Detent, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    added = detent("users", "add", "ada", "--role", "engineer")
+    assert added.out.startswith("http://127.0.0.1:7401/login?token=")
+    assert detent("users", "add", "ada").code == 5
+    assert detent("users", "link").out.startswith("http")
+    assert detent("users", "role", "ada", "reviewer").code == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse battery staple\n"))
+    assert detent("users", "password", "ada", "--stdin").code == 0
+    assert detent("users", "disable", "ada").code == 0
+    people = {user["name"]: user for user in items(detent("users", "list", "--json"))}
+    assert (people["ada"]["role"], people["ada"]["disabled"]) == ("reviewer", True)
+    assert "hash" not in json.dumps(people)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert detent("users", "erase", "ada").code == 130
+    assert detent("users", "erase", "ada", "--yes").code == 0
+    assert detent("users", "role", "ada", "viewer").code == 3
+
+
+def test_settings(detent: Detent, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    (home / "detent.toml").write_text("[storage]\nretention_days = 7\n[gateway]\nworkers = 2\n")
+    monkeypatch.setenv("DETENT_GATEWAY_PORT", "9000")
+    shown = {item["name"]: item for item in items(detent("settings", "show", "--json"))}
+    assert (shown["gateway.port"]["value"], shown["gateway.port"]["from"]) == (9000, "environment")
+    assert (shown["storage.retention_days"]["value"], shown["storage.retention_days"]["from"]) == (7, "file")
+    assert shown["log.level"]["from"] == "default"
+    assert {i["name"] for i in items(detent("settings", "show", "retention", "--json"))} == {"storage.retention_days"}
+
+
+def test_a_databases_password_is_not_shown(detent: Detent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETENT_STORAGE_LEDGER_URL", "postgresql://me:p4ss@db.example/x")
+    for form in ((), ("--json",)):
+        ran = detent("settings", "show", "ledger", *form)
+        assert "p4ss" not in ran.out + ran.err
+        assert "db.example" in ran.out
+
+
+def test_status_and_doctor(detent: Detent) -> None:
+    assert json.loads(detent("status", "--json").out)["parts"] == []
+    report = json.loads(detent("doctor", "--json").out)
+    assert {check["name"] for check in report["checks"]} >= {"home", "disk"}
+
+
+def test_errors_say_what_and_what_next(detent: Detent) -> None:
+    ran = detent("routes", "remove", "ghost")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.splitlines() == [
+        "Error: There is no route 'ghost'. [not_found]",
+        "  Next: List them with `detent routes list`.",
+    ]
+    as_json = detent("routes", "remove", "ghost", "--json")
+    assert json.loads(as_json.err)["error"]["code"] == "not_found"
+    assert as_json.out == ""
+
+
+def test_usage_errors(detent: Detent) -> None:
+    for arguments in (
+        ("keys", "create"),
+        ("keys", "nonsense"),
+        ("nonsense",),
+        ("traces", "list", "--limit", "0"),
+        ("keys", "list", "--what"),
+    ):
+        ran = detent(*arguments)
+        assert (ran.code, ran.out) == (2, ""), arguments
+        assert "Error:" in ran.err
+        assert "--help" in ran.err
+        as_json = json.loads(detent(*arguments, "--json").err)
+        assert as_json["error"]["code"] == "invalid_input"
+
+
+def test_bad_settings_stop_it(detent: Detent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETENT_PORT", "lots")
+    ran = detent("keys", "list")
+    assert ran.code == 1
+    assert "bad_settings" in ran.err
