@@ -35,6 +35,7 @@ _DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2})\.[0-9a-f]{8}\.db")
 _SETTLED = 1_000_000_000
 """ns after which a folder's time of change tells of every change: file systems stamp in ticks."""
 
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _SCORES = "scores"
 
 
@@ -141,12 +142,7 @@ class Files:
         Raises:
             InvalidInput: the name is empty or too long to be a folder.
         """
-        name = "".join(
-            letter if letter in "abcdefghijklmnopqrstuvwxyz0123456789-_" else _percent(letter) for letter in project
-        )
-        if not name or len(name) > 200:
-            raise InvalidInput("A project's name has 1 to 200 letters.", field="project")
-        return self.folder / name
+        return self.folder / folder_name(project)
 
     def scores_path(self, project: str) -> Path:
         return self.project_folder(project) / f"{_SCORES}.db"
@@ -239,8 +235,20 @@ class Files:
             database.close()
 
 
-def _percent(letter: str) -> str:
-    return "".join(f"%{byte:02x}" for byte in letter.encode("utf-8", "replace"))
+def folder_name(project: str) -> str:
+    """A project's name as a folder's: everything but small letters, digits, - and _ is written as %XX of its UTF-8.
+
+    Raises:
+        InvalidInput: it is empty, too long or no Unicode.
+    """
+    try:
+        letters = project.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("A project's name is Unicode.", field="project") from None
+    name = "".join(chr(letter) if letter in _PLAIN else f"%{letter:02x}" for letter in letters)
+    if not name or len(name) > 200:
+        raise InvalidInput("A project's name has 1 to 200 letters.", field="project")
+    return name
 
 
 def _make(path: Path, project: str, day: str) -> None:
@@ -249,6 +257,8 @@ def _make(path: Path, project: str, day: str) -> None:
     hidden.unlink(missing_ok=True)
     connection = sqlite3.connect(hidden, isolation_level=None)
     try:
+        # Nobody knows the file yet: it goes to the disk once, as a whole, before it gets its name.
+        connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA page_size = {_PAGE}")
         connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
         connection.executescript(schema.DAY if day else schema.SCORES)
@@ -261,8 +271,14 @@ def _make(path: Path, project: str, day: str) -> None:
     finally:
         connection.close()
     hidden.chmod(0o600)
+    put_on_disk(hidden)
     hidden.rename(path)
-    fd = os.open(path.parent, os.O_RDONLY)
+    put_on_disk(path.parent)
+
+
+def put_on_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

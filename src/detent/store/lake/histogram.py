@@ -42,23 +42,24 @@ def merge(into: Histogram, packed: bytes) -> None:
     """Add a stored histogram."""
     count = len(packed) // _ENTRY
     fields = struct.unpack(f"<{count}H{count}I", packed)
+    if not into:
+        into.update(zip(fields[:count], fields[count:], strict=True))
+        return
     get = into.get
-    for at in range(count):
-        into[fields[at]] = get(fields[at], 0) + fields[count + at]
+    for bucket, more in zip(fields[:count], fields[count:], strict=True):
+        into[bucket] = get(bucket, 0) + more
 
 
 def percentiles(histogram: Mapping[int, int], fractions: Iterable[float]) -> tuple[int, ...] | None:
-    """For each fraction q the value of rank ceil(q * n), within 1 %; None when nothing was counted."""
+    """For each fraction q, in rising order, the value of rank ceil(q * n) within 1 %; None when nothing was counted."""
     total = sum(histogram.values())
     if not total:
         return None
-    found = []
-    for fraction in fractions:
-        rank = max(math.ceil(fraction * total), 1)
-        seen = 0
-        for bucket in sorted(histogram):
-            seen += histogram[bucket]
-            if seen >= rank:
-                found.append(value_of(bucket))
-                break
+    found: list[int] = []
+    ranks = [max(math.ceil(fraction * total), 1) for fraction in fractions]
+    seen = 0
+    for bucket in sorted(histogram):
+        seen += histogram[bucket]
+        while len(found) < len(ranks) and seen >= ranks[len(found)]:
+            found.append(value_of(bucket))
     return tuple(found)

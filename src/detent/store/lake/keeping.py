@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from detent.kernel.errors import Conflict, NotFound
 from detent.kernel.telemetry import Partition
 from detent.store.lake import sealed
-from detent.store.lake.files import Database, Files, Vanished
+from detent.store.lake.files import Database, Files, Vanished, put_on_disk
 from detent.store.lake.reading import Day
 from detent.store.lake.sealed import SealedContent
 
@@ -74,12 +73,8 @@ def _write_parts(day: Day, folder: Path, last: int) -> None:
     for number, begin in enumerate(range(1, last + 1, sealed.PART_SPANS)):
         end = min(begin + sealed.PART_SPANS - 1, last)
         sealed.write_part(sealed.part_path(folder, number), day.all_spans(begin, end))
-    for changed in (folder, folder.parent):
-        fd = os.open(changed, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    put_on_disk(folder)
+    put_on_disk(folder.parent)
 
 
 def _point_to(database: Database, folder: str, last: int) -> None:

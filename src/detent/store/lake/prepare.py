@@ -11,6 +11,7 @@ from detent.kernel.clock import day_of
 from detent.kernel.errors import InvalidInput
 from detent.kernel.telemetry import Batch, Score, Span
 from detent.store.lake import content, rows
+from detent.store.lake.files import folder_name
 from detent.store.lake.text import index_words
 
 
@@ -54,10 +55,12 @@ def prepare(batch: Batch) -> Order:
     for (project, day), group in groupby(places, key=lambda place: place[:2]):
         if not day:
             raise InvalidInput("A span starts after 1970.", field="start")
+        folder_name(project)
         spans = [span for _, _, span in group]
         chunks[project, day] = [_chunk(part) for part in content.chunks(spans)]
     scores: dict[str, list[Score]] = {}
     for score in batch.scores:
+        folder_name(score.project)
         scores.setdefault(score.project, []).append(_check_score(score))
     return Order(chunks, scores, len(batch.spans))
 

@@ -6,7 +6,6 @@ the content is fetched from here. A part is read as a whole: 2,048 spans are som
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import msgspec
 from detent.kernel.errors import StorageFailed
 from detent.kernel.telemetry import Span
 from detent.store.lake.content import Content
+from detent.store.lake.files import put_on_disk
 
 PART_SPANS: Final = 2048
 _CACHED_PARTS: Final = 4
@@ -92,11 +92,7 @@ def write_part(path: Path, spans: Sequence[Span]) -> None:
         column_dictionary_enabled=dict.fromkeys(_PLAIN, False),
         created_by="detent",
     )
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    put_on_disk(path)
 
 
 class SealedContent:
