@@ -245,3 +245,28 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         assert "storage.retention_days" in ended.stderr
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.postgres
+def test_the_same_on_postgresql_with_two_gateways(home: Path, postgres_url: str) -> None:
+    installation = Installation(home, DETENT_STORAGE_LEDGER_URL=postgres_url, DETENT_GATEWAY_WORKERS="2").start()
+    try:
+        key = installation.key()
+        answers = [installation.call(key) for _ in range(4)]
+        assert all(answer.whole for answer in answers)
+        for part in ("gateway-1", "control", "worker"):
+            installation.kill(part)
+        answers.append(installation.call(key))
+        with installation.platform() as platform:
+            caller = platform.access.operator()
+            platform.gateway.save_provider(caller, "later", url="http://127.0.0.1:1/v1", allow_private=True)
+            until(lambda: platform.ledger.read(kind="provider.saved"), 10, "the sealer chained the fact")
+            job = platform.jobs.start("ledger.verify", {}, project="default")
+            until(lambda: platform.jobs.get(job.id).state == "done", 20, "the job done")
+            assert (platform.jobs.get(job.id).result or {})["ok"]
+            until(
+                lambda: all(platform.lake.trace("default", answer.trace_id) for answer in answers), 10, "in the lake"
+            )
+            assert platform.status().ledger.kind == "postgresql"
+    finally:
+        assert installation.stop() == 0
