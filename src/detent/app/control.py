@@ -182,9 +182,12 @@ def keep_sealed(platform: Platform, stop: threading.Event) -> None:
 
 
 def keep_signed(platform: Platform, stop: threading.Event) -> None:
-    """Sign the head at intervals, when it has moved."""
+    """Sign the head when it has moved: at the start, at intervals, and at the stop."""
     seconds = platform.settings.storage.checkpoint_minutes * MINUTE / SECOND
     signed = platform.status().ledger.checkpoint_size
-    while not stop.wait(seconds):
+    while True:
         if platform.ledger.head()[0] > signed:
             signed = platform.audit.checkpoint().size
+        if stop.is_set():
+            return
+        stop.wait(seconds)

@@ -284,7 +284,7 @@ def _ledger(settings: Settings, clock: Clock) -> Iterator[Check]:
         yield _failed(
             "clock",
             f"The clock is {behind // SECOND} s behind the newest fact, which is of {iso(newest[0].time)}.",
-            "Keys and sessions expire late, and traces stand at the wrong time.",
+            "Nothing is recorded until it is right again; keys expire late, and traces stand at the wrong time.",
             "Set the clock (`timedatectl set-ntp true`).",
         )
     else:

@@ -35,6 +35,12 @@ from detent.kernel.settings import Settings, every_field
 _log = logging.getLogger("detent.up")
 
 _TICK_SECONDS: Final = 0.05
+_QUIET_TICK_SECONDS: Final = 0.5
+"""Once all runs; a death wakes the loop by its signal in any case."""
+
+_SHOW_AFTER_SECONDS: Final = 15.0
+"""The banner is shown by then, also when a part still does not run."""
+
 _CONTROL_STOP_SECONDS: Final = 20
 _PROBE: Final = b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -129,11 +135,17 @@ class Supervisor:
                     return 1
             elif self._worker.state == "stopped":
                 self._worker.start()
-            elif not shown and all(child.state == "running" for child in self.children) and self._serves():
+            elif not shown and ((self._all_runs() and self._serves()) or self._seconds() > _SHOW_AFTER_SECONDS):
                 self._show()
                 shown = True
-            _wait(wakeup)
+            _wait(wakeup, _QUIET_TICK_SECONDS if shown and self._all_runs() else _TICK_SECONDS)
         return 0
+
+    def _all_runs(self) -> bool:
+        return all(child.state == "running" for child in self.children)
+
+    def _seconds(self) -> float:
+        return (self._clock.monotonic() - self._began) / SECOND
 
     def _told_to_stop(self) -> None:
         self._signals += 1
@@ -185,7 +197,7 @@ class Supervisor:
                 _log.error("The state file cannot be written: %s.", error.strerror)
 
     def _show(self) -> None:
-        seconds = (self._clock.monotonic() - self._began) / SECOND
+        seconds = self._seconds()
         said = self._control.said()
         ready = msgspec.json.decode(said, type=Ready) if said else Ready()
         if self._json:
@@ -212,6 +224,12 @@ class Supervisor:
             *(f"  {'security' if number == 0 else '        '}  {line}" for number, line in enumerate(ready.security)),
             "",
         ]
+        missing = [child.part() for child in self.children if child.state != "running"]
+        lines += [
+            f"  {'waiting' if not n else '       '}   {p.name} is {p.state}. {p.detail}" for n, p in enumerate(missing)
+        ]
+        if missing:
+            lines.append("")
         if ready.sign_in:
             lines += [f"  sign in   {ready.sign_in}", "            (once, within the hour; then set a password)", ""]
         lines += [
@@ -399,8 +417,8 @@ def _wakeup(stop: Callable[[], None]) -> Iterator[int]:
         os.close(writing)
 
 
-def _wait(wakeup: int) -> None:
+def _wait(wakeup: int, seconds: float = _TICK_SECONDS) -> None:
     """Until the next tick, or until a signal comes."""
-    if select.select([wakeup], [], [], _TICK_SECONDS)[0]:
+    if select.select([wakeup], [], [], seconds)[0]:
         with contextlib.suppress(BlockingIOError):
             os.read(wakeup, 512)

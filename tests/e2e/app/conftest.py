@@ -85,13 +85,14 @@ class Installation:
     def part(self, name: str) -> Part:
         return next(part for part in self.state().parts if part.name == name)
 
-    def kill(self, name: str) -> int:
-        """kill -9 one part, and wait until another process took its place; the pid that died."""
-        pid = self.part(name).pid
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: self.part(name).pid not in {0, pid}, START_SECONDS, f"{name} started again")
-        until(lambda: self.part(name).state == "running", START_SECONDS, f"{name} running again")
-        return pid
+    def kill(self, *names: str) -> None:
+        """kill -9 parts at the same moment, and wait until other processes took their places."""
+        before = {name: self.part(name).pid for name in names}
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+        for name, pid in before.items():
+            until(lambda n=name, p=pid: self.part(n).pid not in {0, p}, START_SECONDS, f"{name} started again")
+            until(lambda n=name: self.part(n).state == "running", START_SECONDS, f"{name} running again")
 
     @contextlib.contextmanager
     def platform(self) -> Iterator[Platform]:

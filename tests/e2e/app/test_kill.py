@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import threading
 from collections import Counter
@@ -12,21 +14,34 @@ import pytest
 from tests.e2e.app.conftest import START_SECONDS, Installation, Load, until
 
 from detent.app.state import holder
+from detent.kernel.identity import Permission
 from detent.kernel.telemetry import SpanFilter
 from detent.store.ledger import read_checkpoints
 
 ROUNDS = 60 if "DETENT_SOAK" in os.environ else 10
-PARTS = ("gateway-0", "control", "worker", "engine-detent-tiny")
+GATEWAY, CONTROL, WORKER, ENGINE = PARTS = ("gateway-0", "control", "worker", "engine-detent-tiny")
+PAIRS = (
+    ((GATEWAY, WORKER), (CONTROL, ENGINE)),
+    ((GATEWAY, CONTROL), (WORKER, ENGINE)),
+    ((GATEWAY, ENGINE), (CONTROL, WORKER)),
+)
+"""Who dies at the same moment: in turn each with each."""
 
 pytestmark = pytest.mark.e2e
 
 
 class Writer:
-    """Facts and jobs, one after the other; what was acknowledged is promised to be there."""
+    """Facts and jobs, one after the other; what was acknowledged is promised to be there.
+
+    Every other fact goes through the API, whose process is killed now and then; the rest through a process of its own,
+    as the command line's do.
+    """
 
     def __init__(self, installation: Installation) -> None:
         self.keys: list[str] = []
         self.jobs: list[str] = []
+        self.by_api = 0
+        self.cut = 0
         self._installation = installation
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -42,13 +57,34 @@ class Writer:
     def _run(self) -> None:
         with self._installation.platform() as platform:
             caller = platform.access.operator()
+            rights = frozenset({Permission.KEYS_WRITE, Permission.GATEWAY_CALL})
+            token = platform.gateway.mint_key(caller, "writer", permissions=rights).token.reveal()
             number = 0
-            while not self._stop.wait(0.2):
+            while not self._stop.wait(0.1):
                 number += 1
-                self.keys.append(platform.gateway.mint_key(caller, f"key {number}").key.id)
+                if number % 2:
+                    self.keys.append(platform.gateway.mint_key(caller, f"key {number}").key.id)
+                else:
+                    self._by_api(token, f"key {number}")
                 if number % 10 == 1:
                     job = platform.jobs.start("ledger.verify", {}, project="default", id=f"verify-{number}")
                     self.jobs.append(job.id)
+
+    def _by_api(self, token: str, name: str) -> None:
+        host = self._installation.told["console_url"].removeprefix("http://")
+        connection = http.client.HTTPConnection(host, timeout=20)
+        try:
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            connection.request("POST", "/api/v1/keys", json.dumps({"name": name}), headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+            assert response.status == 201, answer
+            self.keys.append(answer["id"])
+            self.by_api += 1
+        except (OSError, http.client.HTTPException):
+            self.cut += 1
+        finally:
+            connection.close()
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
@@ -57,11 +93,11 @@ def test_nothing_promised_is_lost_or_doubled(installation: Installation) -> None
     key = installation.key()
     with Load(installation, key) as load, Writer(installation) as writer:
         until(lambda: len(load.promised) > 10, START_SECONDS, "the first calls answered")
-        for _ in range(ROUNDS):
-            for part in PARTS:
+        for turn in range(ROUNDS):
+            for parts in PAIRS[turn % len(PAIRS)]:
                 before = len(load.promised)
-                installation.kill(part)
-                until(lambda count=before: len(load.promised) > count, START_SECONDS, f"answers after {part} died")
+                installation.kill(*parts)
+                until(lambda count=before: len(load.promised) > count, START_SECONDS, f"answers after {parts} died")
         until(lambda: len(writer.jobs) > 1, START_SECONDS, "jobs started")
     restarts = {part.name: part.restarts for part in installation.state().parts}
     assert restarts == dict.fromkeys(PARTS, ROUNDS)
@@ -81,6 +117,8 @@ def test_nothing_promised_is_lost_or_doubled(installation: Installation) -> None
         assert platform.spool_status().shed == 0
         known = {key.id for key in platform.gateway.keys(platform.access.operator())}
         assert set(writer.keys) <= known
+        assert len(writer.keys) == len(set(writer.keys))
+        assert writer.by_api > ROUNDS
         verified = platform.ledger.verify(checkpoints=read_checkpoints(platform.settings.checkpoints))
         assert verified.ok, verified.findings
     # What was cut off by a kill is no more than what was in flight then.

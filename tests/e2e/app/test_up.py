@@ -264,9 +264,7 @@ def test_the_same_on_postgresql_with_two_gateways(home: Path, postgres_url: str)
             job = platform.jobs.start("ledger.verify", {}, project="default")
             until(lambda: platform.jobs.get(job.id).state == "done", 20, "the job done")
             assert (platform.jobs.get(job.id).result or {})["ok"]
-            until(
-                lambda: all(platform.lake.trace("default", answer.trace_id) for answer in answers), 10, "in the lake"
-            )
+            until(lambda: all(platform.lake.trace("default", answer.trace_id) for answer in answers), 10, "in the lake")
             assert platform.status().ledger.kind == "postgresql"
     finally:
         assert installation.stop() == 0
