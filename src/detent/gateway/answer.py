@@ -8,6 +8,7 @@ import msgspec
 
 from detent.gateway.errors import BadAnswer, CredentialRefused, UpstreamBusy, UpstreamError
 from detent.gateway.sse import given, upstream_error
+from detent.gateway.surrogates import mended
 from detent.gateway.usage import read_usage
 from detent.kernel.chat import Usage
 from detent.kernel.errors import DetentError
@@ -58,6 +59,8 @@ def read_answer(data: bytes) -> ChatAnswer:
     try:
         found = _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        if (whole := mended(data)) is not None:
+            return read_answer(whole)
         raise BadAnswer("The provider's answer is no chat completion.") from None
     if given(found.error):
         raise upstream_error(bytes(found.error))

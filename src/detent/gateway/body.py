@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from detent.gateway.errors import MalformedBody, TooDeep
+from detent.gateway.surrogates import mended
 from detent.kernel.errors import InvalidInput
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -108,6 +109,11 @@ def read_body(raw: bytes, *, max_depth: int) -> ChatBody:
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
+        if mended(raw) is not None:
+            raise MalformedBody(
+                "The body holds half of a surrogate pair, or is no valid JSON.",
+                hint="Cut text between characters, not within one.",
+            ) from None
         raise MalformedBody(f"The body is no valid JSON: {error}.", hint="Send one JSON object.") from None
     if not _plain_size(raw, fields):
         _refuse_twins(raw)

@@ -198,7 +198,7 @@ def load(folder: Path) -> Snapshot | None:
 def mark(folder: Path) -> tuple[int, int, int]:
     """Changes when a new snapshot was published; cheap enough to ask many times a second."""
     try:
-        found = (folder / _CURRENT).stat()
+        found = os.stat(f"{folder}/{_CURRENT}")  # noqa: PTH116  (a third of the time; every call asks)
     except FileNotFoundError:
         return (0, 0, 0)
     return (found.st_ino, found.st_mtime_ns, found.st_size)

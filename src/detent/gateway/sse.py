@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from detent.gateway.errors import BadAnswer, UpstreamError
+from detent.gateway.surrogates import mended
 from detent.gateway.usage import read_usage
 from detent.kernel.chat import Usage
 from detent.kernel.errors import WorldError
@@ -197,12 +198,9 @@ class ChatStream:
 
     def _event(self, name: bytes, data: bytes) -> bool:
         """Read one event's data; whether the client gets it."""
-        try:
-            chunk: Chunk | None = _DECODER.decode(data)
-        except msgspec.ValidationError:
-            chunk = _odd(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            chunk = None
+        chunk = _chunk_of(data)
+        if chunk is None and (whole := mended(data)) is not None:
+            chunk = _chunk_of(whole)
         if chunk is None:
             self.failure = BadAnswer("The provider's stream holds an event that is no JSON.")
             return False
@@ -317,6 +315,16 @@ def _fields(event: bytes) -> tuple[bytes, bytes]:
         elif field == b"event":
             name = value.removeprefix(b" ")
     return name, b"\n".join(data)
+
+
+def _chunk_of(data: bytes) -> Chunk | None:
+    """One event's data; None when it is no JSON."""
+    try:
+        return _DECODER.decode(data)
+    except msgspec.ValidationError:
+        return _odd(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _odd(data: bytes) -> Chunk | None:

@@ -56,6 +56,12 @@ def test_twins_are_found_however_the_object_is_written(separators: tuple[str, st
     assert refused.value.field == "x"
 
 
+def test_half_a_character_is_named() -> None:
+    with pytest.raises(MalformedBody, match="surrogate"):
+        read_body(b'{"model":"m","messages":[{"role":"user","content":"\\ud83d"}]}', max_depth=64)
+    read_body(b'{"model":"m","messages":[{"role":"user","content":"\\ud83d\\ude00"}]}', max_depth=64)
+
+
 def test_depth_is_exact() -> None:
     def nested(depth: int) -> bytes:
         return b'{"model":"m","messages":[{"role":"user"}],"x":' + b"[" * depth + b"]" * depth + b"}"

@@ -24,6 +24,7 @@ def said(text: str) -> bytes:
     return event(choices=[{"index": 0, "delta": {"content": text}}])
 
 
+HALVES = (b"\\ud83d", b"\\uDE00")
 STOP = event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
 USAGE = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
 DONE = b"data: [DONE]\n\n"
@@ -154,6 +155,17 @@ def test_faults(raw: bytes, code: str, word: str) -> None:
         assert found.failure.code == code
         assert word in found.failure.message
         assert not found.done
+
+
+def test_half_a_character_passes_as_it_came() -> None:
+    """Providers that cut text by UTF-16 units split an emoji between two events."""
+    first, second = (b'data: {"choices":[{"index":0,"delta":{"content":"' + half + b'"}}]}\n\n' for half in HALVES)
+    for parts in ([first, second], [first + second], [said("x") + first + second + DONE]):
+        found = stream()
+        assert b"".join(found.feed(part) for part in parts) == b"".join(parts)
+        assert found.failure is None
+        assert found.message()["content"].endswith("\ufffd\ufffd")
+    assert stream().feed(first.replace(b"\\u", b"\\\\u")) == first.replace(b"\\u", b"\\\\u")
 
 
 def test_odd_types_pass() -> None:
