@@ -28,6 +28,7 @@ MAX_BATCH = 10_000
 
 _MAX_NAME = 200
 _MAX_COMMENT = 10_000
+_MAX_PLAIN = 256
 
 
 class Traces:
@@ -156,7 +157,7 @@ class Traces:
 
 
 def _bare(span: Span) -> Span:
-    """Without content. Attributes that carry content by convention or by their length go too."""
+    """Without content. Attributes go too unless they are short and plain and no convention puts content there."""
     attributes = {key: value for key, value in span.attributes.items() if not _is_content(key, value)}
     return msgspec.structs.replace(span, input="", output="", attributes=attributes)
 
@@ -175,15 +176,18 @@ _CONTENT_KEYS = (
     "document",
     "text",
     "body",
+    "description",
     "stacktrace",
 )
 
 
 def _is_content(key: str, value: object) -> bool:
-    if isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float):
         return False
+    if not isinstance(value, str) or len(value) > _MAX_PLAIN:
+        return True
     name = key.lower()
-    return len(str(value)) > 256 or any(word in name for word in _CONTENT_KEYS)
+    return any(word in name for word in _CONTENT_KEYS)
 
 
 def _checked(score: Score) -> Score:
