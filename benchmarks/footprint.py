@@ -89,7 +89,7 @@ def part(pid: int) -> str:
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         for name in ("engines.tiny", "gateway", "control", "worker"):
-            if any(name in word for word in words[1:4]):
+            if any(name in word for word in words[1:6]):
                 return {"engines.tiny": "engine"}.get(name, name)
     return "supervisor"
 

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
@@ -28,7 +29,8 @@ _log = logging.getLogger("detent.control")
 _LOOK_SECONDS: Final = 0.25
 _SEAL_SECONDS: Final = 0.1
 _COMPILE_AT_LEAST: Final = MINUTE
-_RETRY_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 0.5
+_LONGEST_RETRY_SECONDS: Final = 30.0
 _DRAIN_SECONDS: Final = 10
 
 
@@ -142,15 +144,18 @@ def loops(platform: Platform) -> Iterator[None]:
 
 
 def _again(name: str, run: Callable[[], None], stop: threading.Event) -> None:
-    """Run a loop until told to stop; a failure of the world is said and tried again."""
+    """Run a loop until told to stop; a failure of the world is said and tried again, ever more rarely."""
+    wait = _RETRY_SECONDS
     while not stop.is_set():
+        began = time.monotonic()
         try:
             run()
         except DetentError as error:
             _log.error("%s: %s", name, error)
         except Exception:  # noqa: BLE001  (a bug in one loop must not end it for good; it is said, and tried again)
             _log.exception("%s failed", name)
-        stop.wait(_RETRY_SECONDS)
+        wait = _RETRY_SECONDS if time.monotonic() - began > _LONGEST_RETRY_SECONDS else wait * 2
+        stop.wait(min(wait, _LONGEST_RETRY_SECONDS))
 
 
 def keep_published(platform: Platform, stop: threading.Event) -> None:

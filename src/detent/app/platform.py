@@ -211,7 +211,7 @@ def open_platform(
             changed=publisher,
         )
         access = Access(gateway, people, ledger, clock=clock)
-        publisher.rights = access.rights_of_key
+        publisher.rights = access.rights_of
         blobs = FolderBlobs(folder / "blobs")
         known = workflows(settings, ledger=ledger, lake=lake, blobs=blobs, clock=clock)
         jobs = open_jobs(settings.ledger_url, known, clock=clock, ids=ids, worker=worker, schedules=SCHEDULES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,7 @@ from detent.gateway.prices import PriceTable, shipped_prices
 from detent.gateway.snapshot import Sources, compile_snapshot, publish
 from detent.gateway.views import KEYS, PRICES, PROVIDERS, ROUTES
 from detent.kernel.clock import Clock
-from detent.kernel.identity import Permission
+from detent.kernel.identity import Actor, Permission
 from detent.kernel.ports import Ledger, Secrets
 
 
@@ -21,11 +21,11 @@ class Publisher:
     """Called after each change, and by the control process when another process moved the ledger.
 
     Attributes:
-        rights: what a key may do now; a key's permissions are narrowed by it, so a key whose issuer was shut out is
-            refused by the gateway as well.
+        rights: what an actor may do now. A key's permissions are narrowed to its issuer's, so a key whose issuer was
+            shut out is refused by the gateway as well.
     """
 
-    rights: Callable[[Key], frozenset[Permission]]
+    rights: Callable[[Actor], frozenset[Permission]]
 
     def __init__(
         self, ledger: Ledger, secrets: Secrets, folder: Path, *, engine_url: Callable[[], str], clock: Clock
@@ -46,7 +46,7 @@ class Publisher:
             providers = tuple(self._ledger.rows(PROVIDERS).values())
             sources = Sources(
                 position=position,
-                keys=tuple(self._narrowed(key) for key in self._ledger.rows(KEYS).values()),
+                keys=self._narrowed(self._ledger.rows(KEYS).values()),
                 providers=providers,
                 routes=tuple(self._ledger.rows(ROUTES).values()),
                 prices=tuple(self._ledger.rows(PRICES).values()),
@@ -57,9 +57,15 @@ class Publisher:
                 self._table = shipped_prices()
             publish(compile_snapshot(sources, table=self._table, now=self._clock.now()), self._folder)
 
-    def _narrowed(self, key: Key) -> Key:
-        held = self.rights(key)
-        return msgspec.structs.replace(key, permissions=tuple(p for p in key.permissions if p in held))
+    def _narrowed(self, keys: Iterable[Key]) -> tuple[Key, ...]:
+        held: dict[Actor, frozenset[Permission]] = {}
+        narrowed = []
+        for key in keys:
+            if key.issuer not in held:
+                held[key.issuer] = self.rights(key.issuer)
+            allowed = tuple(p for p in key.permissions if p in held[key.issuer])
+            narrowed.append(msgspec.structs.replace(key, permissions=allowed))
+        return tuple(narrowed)
 
     def _sealed(self, providers: tuple[Provider, ...]) -> dict[str, str]:
         found = {}

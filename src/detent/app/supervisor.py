@@ -153,10 +153,9 @@ class Supervisor:
     def _stop(self, wakeup: int) -> None:
         """The gateways drain first; what they spooled is ingested by the control process before it leaves."""
         _log.info("stopping: calls in flight finish first")
-        self._settle([*self._gateways, self._worker], wakeup)
-        self._settle([self._control], wakeup)
-        if self._engine:
-            self._settle([self._engine], wakeup)
+        self._worker.ask_to_stop()
+        self._settle(self._gateways, wakeup)
+        self._settle([self._worker, self._control, *([self._engine] if self._engine else [])], wakeup)
         _log.info("stopped")
 
     def _settle(self, children: list[Child], wakeup: int) -> None:
