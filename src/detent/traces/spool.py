@@ -339,7 +339,7 @@ class SpoolReader:
 
         A crash before this makes the records come again; the lake takes each once. Hence no fsync.
         """
-        if self._lock_fd < 0:
+        if self._lock_fd < 0 or not (self._read or self._done):
             return
         self._offsets.update(self._read)
         self._read.clear()

@@ -11,7 +11,7 @@ import pytest
 
 from detent.kernel.clock import SystemClock
 from detent.kernel.errors import BugError, StorageFailed, TooMany
-from detent.kernel.telemetry import Batch, Span, Written
+from detent.kernel.telemetry import Batch, Span, SpanFilter, Written
 from detent.store.lake import committer, files
 from detent.store.lake.files import Files
 from detent.store.lake.sqlite import SqliteLake
@@ -106,3 +106,23 @@ def test_closing_commits_what_waits(tmp_path: Path) -> None:
     again = SqliteLake(Files(tmp_path), clock=SystemClock())
     assert sum(part.spans for part in again.partitions()) == len(results)
     again.close()
+
+
+def test_a_damaged_file_is_named_not_crashed_on(tmp_path: Path) -> None:
+    lake = SqliteLake(Files(tmp_path), clock=SystemClock())
+    lake.write(Batch((span(1),)))
+    lake.close()
+    (path,) = (tmp_path / "default").glob("*.db")
+    path.write_bytes(b"no database at all" * 1000)
+    lake = SqliteLake(Files(tmp_path), clock=SystemClock())
+    for ask in (
+        lambda: lake.traces(SpanFilter(project="default")),
+        lambda: lake.trace("default", "1" * 32),
+        lambda: lake.write(Batch((span(2),))),
+        lambda: lake.seal("default", "2026-01-01"),
+        lambda: lake.retain("default", before="2027-01-01"),
+        lake.partitions,
+    ):
+        with pytest.raises(StorageFailed):
+            ask()
+    lake.close()

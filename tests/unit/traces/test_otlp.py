@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -354,6 +355,7 @@ def test_an_attribute_that_is_nested_too_deeply_costs_its_span() -> None:
         (b"{}", "text/plain", ""),
         (b"", "", ""),
         (b"not gzip", PROTOBUF, "gzip"),
+        (b"not zstd", PROTOBUF, "zstd"),
         (gzip.compress(b"{}")[:-3], JSON, "gzip"),
         (b"{}", JSON, "br"),
         (b"[" * 10_000, JSON, ""),
@@ -366,7 +368,8 @@ def test_a_body_that_cannot_be_read_is_the_caller_s_mistake(body: bytes, kind: s
 
 def test_a_bomb_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MAX_BODY", 10_000)
-    for body, encoding in ((gzip.compress(bytes(10**6)), "gzip"), (bytes(10_001), "")):
+    bomb = bytes(10**6)
+    for body, encoding in ((gzip.compress(bomb), "gzip"), (zstandard.compress(bomb), "zstd"), (bytes(10_001), "")):
         with pytest.raises(TooLarge):
             read_otlp(body, PROTOBUF, project="p", content_encoding=encoding)
 
@@ -440,9 +443,9 @@ def json_attributes(attributes: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return ({"key": key, "value": value(given)} for key, given in attributes.items())
 
 
-def test_json_gives_the_same_span_and_gzip_changes_nothing() -> None:
+def test_json_gives_the_same_span_and_compression_changes_nothing() -> None:
     body = json_span(list(json_attributes(CURRENT)))
-    for data, encoding in ((body, ""), (gzip.compress(body), "gzip")):
+    for data, encoding in ((body, ""), (gzip.compress(body), "gzip"), (zstandard.compress(body), "ZSTD")):
         found = read_otlp(data, JSON, project="p", content_encoding=encoding)
         assert found == OtlpBatch(Batch((EXPECTED,)), 0, ())
 

@@ -7,16 +7,17 @@ half-way is repeated as a whole and changes nothing twice.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
 from detent.kernel.clock import DAY, HOUR, Clock, day_of
-from detent.kernel.errors import InvalidInput, StorageFailed
+from detent.kernel.errors import InvalidInput, NotFound, StorageFailed
 from detent.kernel.ports import GroupField
 from detent.kernel.telemetry import (
     Batch,
@@ -32,7 +33,7 @@ from detent.kernel.telemetry import (
 )
 from detent.store.lake import keeping
 from detent.store.lake.committer import MAX_WAITING, Committer
-from detent.store.lake.files import Files, Vanished
+from detent.store.lake.files import Database, Files, Vanished
 from detent.store.lake.measuring import measure
 from detent.store.lake.prepare import prepare
 from detent.store.lake.reading import Day, Part
@@ -112,13 +113,7 @@ class SqliteLake:
         def read() -> tuple[Score, ...]:
             try:
                 with self._files.reading(self._files.scores_path(project)) as database:
-                    found = database.connection.execute(
-                        """
-                        SELECT * FROM score WHERE (:trace_id = '' OR trace_id = :trace_id)
-                            AND (:name = '' OR name = :name) ORDER BY time DESC, id DESC LIMIT :limit
-                        """,
-                        {"trace_id": trace_id, "name": name, "limit": max(limit, 0)},
-                    ).fetchall()
+                    found = _scores(database, trace_id, name, max(limit, 0))
             except Vanished:
                 return ()
             return tuple(
@@ -176,20 +171,29 @@ class SqliteLake:
             Conflict: the day is not over.
             NotFound: there is no such day.
         """
-        return keeping.seal(self._files, self._sealed, project, _day(day), today=day_of(self._clock.now()))
+        today = day_of(self._clock.now())
+        try:
+            return keeping.seal(self._files, self._sealed, project, _day(day), today=today)
+        except (Vanished, FileNotFoundError):
+            raise NotFound(f"The day {day} was dropped meanwhile.", field="day") from None
+        except (sqlite3.Error, OSError) as error:
+            raise _failed(error) from error
 
     def retain(self, project: str, *, before: str) -> int:
         """Drop all partitions of days before `before` (YYYY-MM-DD), and scores given before it; how many days."""
         before = _day(before)
-        old = [path for day, path in self._files.days(project).items() if day < before]
-        scores = self._files.scores_path(project)
-        if scores.exists():
-            database = self._files.writer(project)
-            try:
-                database.connection.execute("DELETE FROM score WHERE time < ?", (_start_of(before),))
-            finally:
-                database.close()
-        return sum(keeping.drop(self._files, project, path) for path in old)
+        try:
+            scores = self._files.scores_path(project)
+            if scores.exists():
+                database = self._files.writer(project)
+                try:
+                    database.connection.execute("DELETE FROM score WHERE time < ?", (_start_of(before),))
+                finally:
+                    database.close()
+            old = [path for day, path in self._files.days(project).items() if day < before]
+            return sum(keeping.drop(self._files, project, path) for path in old)
+        except (sqlite3.Error, OSError) as error:
+            raise _failed(error) from error
 
     def close(self) -> None:
         """Commit what waits and give everything back."""
@@ -203,7 +207,22 @@ class SqliteLake:
                 return read()
             except (Vanished, FileNotFoundError):
                 continue
+            except (sqlite3.Error, OSError) as error:
+                raise _failed(error) from error
         raise StorageFailed("The lake's files change faster than they can be read.", hint="Try again.")
+
+
+def _scores(database: Database, trace_id: str, name: str, limit: int) -> list[Any]:
+    """Rows of scores, newest first, by the index that fits."""
+    run = database.connection.execute
+    if trace_id:
+        return run(
+            "SELECT * FROM score WHERE trace_id = ? AND (?2 = '' OR name = ?2) ORDER BY time DESC, id DESC LIMIT ?3",
+            (trace_id, name, limit),
+        ).fetchall()
+    if name:
+        return run("SELECT * FROM score WHERE name = ? ORDER BY time DESC, id DESC LIMIT ?", (name, limit)).fetchall()
+    return run("SELECT * FROM score ORDER BY time DESC, id DESC LIMIT ?", (limit,)).fetchall()
 
 
 class _Listing:
@@ -273,6 +292,10 @@ class _Listing:
             end=max(each.end for each in parts),
             snippet=self._question.snippet(part.hit) if part.hit is not None else "",
         )
+
+
+def _failed(error: Exception) -> StorageFailed:
+    return StorageFailed(f"The lake cannot be used: {error}.", hint="Check the disk and the files of the lake.")
 
 
 def _cursor(after: str) -> tuple[int, bytes]:
