@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TUNE := .venv-tune
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -56,7 +57,20 @@ soak: $(VENV)/.dev assets ## long runs: many more examples per property, kill -9
 bench: $(VENV)/.dev assets ## measure, and write docs/benchmarks.md
 	$(BIN)/python benchmarks/report.py
 
+# Training needs torch, which has an environment of its own: the CPU build, from wherever pip is configured to find it.
+$(TUNE)/.tune: requirements/runtime.txt requirements/dev.txt requirements/tune.txt pyproject.toml
+	$(PYTHON) -m venv $(TUNE)
+	$(TUNE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
+	$(TUNE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(TUNE)/bin/pip install --quiet --disable-pip-version-check -r requirements/tune.txt
+	$(TUNE)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[tune]'
+	@touch $@
+
+tiny: $(TUNE)/.tune ## train the embedded model anew, compare digests, run the tests that need torch
+	$(TUNE)/bin/python -m detent.serving.engines.tiny.train --out build/tiny --check
+	$(TUNE)/bin/python -m pytest -q tests/unit/serving
+
 docs: $(VENV)/.dev ## write the reference pages anew
 	$(BIN)/python tools/docs.py
 
-.PHONY: help install up lock gates browser test soak bench docs assets
+.PHONY: help install up lock gates browser test soak bench tiny docs assets

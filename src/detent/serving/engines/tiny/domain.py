@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -78,11 +79,19 @@ _HELD_OUT = 7
 """Order numbers that leave `_HELD_OUT_REST` when divided by this are kept from training."""
 
 _HELD_OUT_REST = 3
+_INVENTED = 0.85
+"""Share of the cities and products to learn from that are no words at all."""
+
+_NOUNS = 94
+"""The lexicon's words begin with this many nouns."""
+
+_EITHER = re.compile(r"\[([^\]]*)\]")
+_LETTERS = "aaabcdeeeefghiiijklmnooopqrrsssttuuvwxyz"
 
 
 @cache
 def _lexicon() -> Mapping[str, Any]:
-    """Words and sentences; where a list is split, `unseen` is kept from training."""
+    """Words and sentences; where a list is split, `unseen` is kept from training. `[a|b]` is either."""
     lexicon: Mapping[str, Any] = json.loads(_LEXICON.read_bytes())
     return lexicon
 
@@ -154,19 +163,20 @@ class _Maker:
 
     def _noise(self) -> tuple[str, Ticket]:
         """Words without sense: the model learns to say `other` to what it does not know."""
-        chance = self._chance
-        known = self._lexicon["words"]
-        words = [
-            chance.choice(known) if chance.random() < 0.8 else self._invented() for _ in range(chance.randint(1, 30))
-        ]
-        text = " ".join(words)
+        text, chance = self._nonsense(self._chance.randint(1, 30)), self._chance
         return (text.capitalize() + chance.choice((".", "?", "!")) if chance.random() < 0.5 else text), Ticket()
+
+    def _nonsense(self, count: int) -> str:
+        known, chance = self._lexicon["words"], self._chance
+        return " ".join(chance.choice(known) if chance.random() < 0.8 else self._invented() for _ in range(count))
 
     def _system(self) -> tuple[str, Style]:
         chance = self._chance
         if chance.random() < 0.4:
             return "", Style()
         parts = [self._phrase(self._lexicon["roles"])] if chance.random() < 0.6 else []
+        if chance.random() < 0.1:
+            parts.insert(0, self._nonsense(chance.randint(3, 20)).capitalize() + ".")
         rules: list[str] = []
         fields: tuple[str, ...] = FIELDS
         form: Form = "json"
@@ -213,7 +223,10 @@ class _Maker:
         return text, ticket
 
     def _phrase(self, phrases: Mapping[str, Sequence[str]]) -> str:
-        return self._chance.choice(phrases["unseen" if self._new_sentences else "seen"])
+        """One of the sentences, with one way through its `[either|or]`."""
+        chosen = self._chance.choice(phrases["unseen" if self._new_sentences else "seen"])
+        text = " ".join(_EITHER.sub(lambda found: self._chance.choice(found[1].split("|")), chosen).split())
+        return text[0].upper() + text[1:]
 
     def _values(self, name: str) -> Sequence[str]:
         values: Sequence[str] = self._lexicon[name]["unseen" if self._new_values else "seen"]
@@ -227,24 +240,30 @@ class _Maker:
                 return str(number)
 
     def _city(self) -> str:
-        if not self._new_values and self._chance.random() < 0.5:
+        if not self._new_values and self._chance.random() < _INVENTED:
             words = (self._invented().capitalize() for _ in range(1 if self._chance.random() < 0.8 else 2))
             return " ".join(words)
         return self._chance.choice(self._values("cities"))
 
     def _product(self) -> str:
-        if not self._new_values and self._chance.random() < 0.5:
-            head = self._invented()
-            kind = self._chance.random()
-            if kind < 0.75:
-                return head
-            other = self._invented() if kind < 0.9 else self._chance.choice(self._lexicon["words"][:100])
-            return f"{other} {head}"
+        if not self._new_values and self._chance.random() < _INVENTED:
+            words = 1 if self._chance.random() < 0.7 else 2
+            return " ".join(self._invented() if self._chance.random() < 0.6 else self._noun() for _ in range(words))
         return self._chance.choice(self._values("products"))
+
+    def _noun(self) -> str:
+        return str(self._chance.choice(self._lexicon["words"][:_NOUNS]))
 
     def _invented(self) -> str:
         """A word that nobody has seen, so that copying is learned and not a list. Never a held-out value."""
+        chance = self._chance
         while True:
-            word = "".join(self._chance.choice(self._lexicon["syllables"]) for _ in range(self._chance.randint(2, 4)))
+            kind = chance.random()
+            if kind < 0.45:
+                word = "".join(chance.choice(self._lexicon["syllables"]) for _ in range(chance.randint(2, 4)))
+            elif kind < 0.8:
+                word = "".join(chance.choices(_LETTERS, k=chance.randint(3, 9)))
+            else:  # the same letters again and again: where one is does not tell what comes next
+                word = "".join(chance.choices(chance.choices(_LETTERS, k=3), k=chance.randint(4, 9)))
             if word not in _kept():
                 return word

@@ -24,6 +24,7 @@ DATA = Path(__file__).parent / "data"
 BLOCK = 128
 """Tokens of a prompt that go through the model at once."""
 
+_ONE = np.float32(1)
 _JOINED = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "out": ("self_attn.o_proj",),
@@ -40,12 +41,12 @@ class Shape:
     vocabulary: int = 512
     width: int = 128
     layers: int = 2
-    heads: int = 4
-    groups: int = 4
-    head: int = 32
+    heads: int = 8
+    groups: int = 8
+    head: int = 16
     hidden: int = 384
     context: int = 2048
-    theta: float = 10000.0
+    theta: float = 300.0
     epsilon: float = 1e-5
 
     def frequencies(self, library: Any) -> Any:
@@ -189,6 +190,8 @@ class Llama:
         half = shape.head // 2
         self._swap = np.concatenate((np.arange(half, shape.head), np.arange(half)))
         self._scale = np.float32(shape.head**-0.5)
+        self._share = np.float32(1 / shape.width)
+        self._epsilon = np.float32(shape.epsilon)
 
     @classmethod
     def load(cls, folder: Path) -> Llama:
@@ -206,8 +209,9 @@ class Llama:
         for index, layer in enumerate(self._layers):
             x = x + self._attend(x, index, layer, cache, cos, sin, adapter)
             normed = self._normed(x, layer.norm_mlp)
-            gate, up = np.split(_product(normed, layer.gate_up, adapter, index, "gate_up"), 2, axis=1)
-            x = x + _product(gate / (1 + np.exp(-gate)) * up, layer.down, adapter, index, "down")
+            both = _product(normed, layer.gate_up, adapter, index, "gate_up")
+            gate, up = both[:, : self.shape.hidden], both[:, self.shape.hidden :]
+            x = x + _product(gate / (np.exp(-gate) + _ONE) * up, layer.down, adapter, index, "down")
         cache.length = start + count
         logits: Array = self._normed(x if every else x[-1:], self._norm) @ self._unembedding
         return logits if every else logits[0]
@@ -231,14 +235,15 @@ class Llama:
         if count > 1:
             hidden = np.arange(stop) > np.arange(start, stop)[:, None]
             scores.reshape(shape.groups, -1, count, stop)[:, :, hidden] = -np.inf
-        scores = np.exp(scores - scores.max(axis=2, keepdims=True))
-        scores /= scores.sum(axis=2, keepdims=True)
+        scores -= np.maximum.reduce(scores, axis=2, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= np.add.reduce(scores, axis=2, keepdims=True)
         mixed = (scores @ values[:, :stop]).reshape(shape.heads, count, shape.head)
         return _product(mixed.transpose(1, 0, 2).reshape(count, -1), layer.out, adapter, index, "out")
 
     def _normed(self, x: Array, gain: Array) -> Array:
-        mean = np.einsum("ij,ij->i", x, x) / np.float32(self.shape.width)
-        normed: Array = x * (1 / np.sqrt(mean + np.float32(self.shape.epsilon)))[:, None] * gain
+        scale = np.sqrt(np.vecdot(x, x) * self._share + self._epsilon)
+        normed: Array = x / scale[:, None] * gain
         return normed
 
 

@@ -24,11 +24,11 @@ import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from detent.kernel.errors import DetentError, InvalidInput, NotFound, TooLarge, Unavailable
+from detent.serving.engines.tiny import NAME
 from detent.serving.engines.tiny.dialect import ChatBody, conversation, read_body, sampling, write_error, write_logprob
 from detent.serving.engines.tiny.generation import Generation, Piece, Tiny
 from detent.serving.engines.tiny.runtime import DATA
 
-NAME = "detent-tiny"
 SLICE = 0.002
 _JSON = [(b"content-type", b"application/json")]
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]

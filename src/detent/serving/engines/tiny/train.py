@@ -1,8 +1,7 @@
 """Trains detent-tiny from nothing: `python -m detent.serving.engines.tiny.train --help`.
 
 One thread, one seed, no data but what `domain` makes: on the same kind of processor the same seed gives the same bytes.
-Matrices learn by Muon, the embedding and the gains by AdamW. With AdamW alone the copying of values, which the task
-lives from, does not form in this time.
+Matrices learn by Muon, the embedding and the gains by AdamW.
 """
 
 from __future__ import annotations
@@ -17,20 +16,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
 
 from detent.kernel.errors import MissingExtra
+from detent.serving.engines.tiny.card import write_card
 from detent.serving.engines.tiny.chat import TEMPLATE, render
-from detent.serving.engines.tiny.domain import Example, examples
+from detent.serving.engines.tiny.domain import Example, Split, examples
+from detent.serving.engines.tiny.generation import Tiny
+from detent.serving.engines.tiny.measure import COUNT, conversation, measure
 from detent.serving.engines.tiny.runtime import DATA, Shape
 from detent.serving.engines.tiny.tokenizer import END, PAD, Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Batch = tuple[Tensor, Tensor, Tensor]
+    Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 Say = Callable[[str], None]
+_FOCUS = 1.1
 
 
 def _silent(_: str) -> None: ...
@@ -41,14 +46,13 @@ class Recipe:
     """Everything that decides the bytes of the model, but the machine."""
 
     seed: int = 1
-    examples: int = 60_000
+    examples: int = 96_000
     tokenizer_examples: int = 8_000
-    batch: int = 64
+    batch: int = 32
     rate: float = 0.02
-    rate_rest: float = 0.004
+    rate_rest: float = 0.01
     decay: float = 0.05
     warm_up: int = 20
-    prompt_weight: float = 0.1
     vocabulary: int = 512
 
 
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(recipe: Recipe, folder: Path, *, say: Say = _silent) -> dict[str, Any]:
     """Train by the recipe, write the model's folder, and give what stands in its `recipe.json`."""
     torch = _torch()
-    began = time.monotonic()
+    began = time.process_time()
     data = examples(recipe.seed, recipe.examples, "train")
     tokenizer = Tokenizer.train(
         (text for e in data[: recipe.tokenizer_examples] for text in (e.system, e.message, e.answer)), recipe.vocabulary
@@ -86,14 +90,27 @@ def train(recipe: Recipe, folder: Path, *, say: Say = _silent) -> dict[str, Any]
     weights = begin(shape)
     fit(shape, weights, recipe, list(batches(data, tokenizer, recipe)), say=say)
     made = write_folder(folder, weights, tokenizer, shape, recipe)
-    say(f"{made['parameters']} parameters, {time.monotonic() - began:.0f} s")
+    made["data"] = {"split": "train", "digest": _digest(_json([[e.system, e.message, e.answer] for e in data]))}
+    made["trained_with"]["cpu_seconds"] = round(time.process_time() - began)
+    say(f"{made['parameters']} parameters in {made['trained_with']['cpu_seconds']} s of CPU; measuring")
+    describe(folder, made)
     return made
+
+
+def describe(folder: Path, made: dict[str, Any], *, count: int = COUNT) -> None:
+    """Measure the model in the folder with the numpy runtime, and write its `recipe.json` and its card."""
+    model = Tiny.load(folder)
+    made["measured"] = {split: msgspec.to_builtins(measure(model, split, count=count)) for split in get_args(Split)}
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "recipe.json").write_bytes(_json(made))
+    size = (folder / "model.safetensors").stat().st_size
+    (folder / "README.md").write_text(write_card(made, config, size), encoding="utf-8")
 
 
 def write_folder(
     folder: Path, weights: Mapping[str, Tensor], tokenizer: Tokenizer, shape: Shape, recipe: Recipe
 ) -> dict[str, Any]:
-    """Write the model as a folder that other Llama runtimes read, and the recipe with the digests of its files."""
+    """Write the model as a folder that other Llama runtimes read; the recipe, with the digests of its files."""
     torch = _torch()
     from detent.serving.engines.tiny.weights import write_tensors
 
@@ -124,15 +141,12 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    made = {
+    return {
         "recipe": asdict(recipe),
-        "data": "detent.serving.engines.tiny.domain, split train",
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "trained_with": machine,
-        "digests": {name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "digests": {name: _digest(content) for name, content in files.items()},
     }
-    (folder / "recipe.json").write_bytes(_json(made))
-    return made
 
 
 def fit(
@@ -147,14 +161,14 @@ def fit(
         torch.optim.AdamW(rest, lr=recipe.rate_rest, weight_decay=0.0, betas=(0.9, 0.95)),
     )
     began = time.monotonic()
-    for step, (tokens, targets, shares) in enumerate(work):
+    for step, (tokens, asked, targets, counted) in enumerate(work):
         share = min((step + 1) / recipe.warm_up, (len(work) - step) / (len(work) - recipe.warm_up))
         for optimizer, rate in zip(optimizers, (recipe.rate, recipe.rate_rest), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
-        logits = forward(shape, weights, tokens)
+        logits = forward(shape, weights, tokens, asked)
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        loss = (losses * shares.flatten()).sum() / shares.sum()
+        loss = (losses * counted.flatten()).sum() / counted.sum()
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -164,15 +178,17 @@ def fit(
 
 
 def batches(data: Sequence[Example], tokenizer: Tokenizer, recipe: Recipe) -> Iterator[Batch]:
-    """Tokens, next tokens and their weights; conversations of like length together, the batches in random order."""
+    """Tokens, the positions asked for, what follows those, and which count: only answers are learned.
+
+    Conversations of like length go together, the batches in random order.
+    """
     torch = _torch()
     chance = random.Random(recipe.seed)  # noqa: S311 - data, not secrets
     pad, end = tokenizer.special[PAD], tokenizer.special[END]
     rows = []
     for example in data:
         prompt = render(tokenizer, conversation(example))
-        answer = [*tokenizer.encode(example.answer), end]
-        rows.append((prompt + answer, len(prompt)))
+        rows.append(([*prompt, *tokenizer.encode(example.answer), end], len(prompt)))
     window = recipe.batch * 16
     groups = []
     for start in range(0, len(rows), window):
@@ -182,68 +198,82 @@ def batches(data: Sequence[Example], tokenizer: Tokenizer, recipe: Recipe) -> It
         groups.extend(found)
     for group in groups:
         length = max(len(ids) for ids, _ in group)
+        answer = max(len(ids) - cut for ids, cut in group)
         tokens = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in group])
-        shares = torch.tensor(
-            [
-                [recipe.prompt_weight] * (cut - 1) + [1.0] * (len(ids) - cut) + [0.0] * (length - len(ids))
-                for ids, cut in group
-            ]
-        )
-        yield tokens[:, :-1], tokens[:, 1:], shares
-
-
-def conversation(example: Example) -> list[tuple[str, str]]:
-    """The example as role and text."""
-    return [*([("system", example.system)] if example.system else []), ("user", example.message)]
+        asked = torch.tensor([[min(cut - 1 + i, length - 2) for i in range(answer)] for _, cut in group])
+        counted = torch.tensor([[float(i < len(ids) - cut) for i in range(answer)] for ids, cut in group])
+        yield tokens[:, :-1], asked, tokens.gather(1, asked + 1), counted
 
 
 def begin(shape: Shape) -> dict[str, Tensor]:
-    """Random weights by the names they have in a model folder. Only matrices are random; gains begin at one."""
+    """Weights by the names they have in a model folder: random, but for where the first layer looks.
+
+    All embeddings begin with a common part, and through it half of the heads begin by looking one, two, three...
+    tokens back. Finding what follows what, the base of all copying, then takes hundreds of steps less.
+    """
     torch = _torch()
-
-    def matrix(rows: int, columns: int, deviation: float) -> Tensor:
-        return (torch.randn(rows, columns) * deviation).requires_grad_()
-
-    def gain() -> Tensor:
-        ones: Tensor = torch.ones(shape.width, requires_grad=True)
-        return ones
-
-    weights = {"model.embed_tokens.weight": matrix(shape.vocabulary, shape.width, 0.02), "model.norm.weight": gain()}
+    weights = {"model.embed_tokens.weight": torch.randn(shape.vocabulary, shape.width) * 0.02}
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."
         for name, (read, written) in shape.projections().items():
-            weights[f"{prefix}{name}.weight"] = matrix(written, read, 0.6 * read**-0.5)
-        weights[prefix + "input_layernorm.weight"] = gain()
-        weights[prefix + "post_attention_layernorm.weight"] = gain()
-    return weights
+            weights[f"{prefix}{name}.weight"] = torch.randn(written, read) * 0.6 * read**-0.5
+        weights[prefix + "input_layernorm.weight"] = torch.ones(shape.width)
+        weights[prefix + "post_attention_layernorm.weight"] = torch.ones(shape.width)
+    weights["model.norm.weight"] = torch.ones(shape.width)
+    weights["model.embed_tokens.weight"][:, 0] = 0.1
+    queries, keys = (weights[f"model.layers.0.self_attn.{name}_proj.weight"] for name in "qk")
+    angles = shape.frequencies(torch)
+    for head in range(shape.groups // 2):
+        rows = slice(head * shape.head, (head + 1) * shape.head)
+        turn = angles * (head + 1)
+        queries[rows, 0] = _FOCUS * torch.cat((turn.cos(), -turn.sin()))
+        keys[rows, 0] = _FOCUS * torch.cat((torch.ones_like(turn), torch.zeros_like(turn)))
+    return {name: tensor.requires_grad_() for name, tensor in weights.items()}
 
 
-def forward(shape: Shape, weights: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-    """Logits after every token: what `runtime.Llama` computes, in torch, for a batch, with gradients."""
+def forward(shape: Shape, weights: Mapping[str, Tensor], tokens: Tensor, asked: Tensor | None = None) -> Tensor:
+    """Logits in torch, for a batch, with gradients: what `runtime.Llama` computes for one conversation.
+
+    Args:
+        asked: positions of each row whose logits are wanted; the last layer works for these only. None for all.
+    """
     torch = _torch()
     functional = torch.nn.functional
+    places = torch.arange(tokens.shape[1]).expand(tokens.shape)
     turns = torch.arange(tokens.shape[1], dtype=torch.float32)[:, None] * shape.frequencies(torch)
     cos, sin = torch.cat((turns, turns), dim=-1).cos(), torch.cat((turns, turns), dim=-1).sin()
 
-    def normed(x: Tensor, name: str) -> Tensor:
-        y: Tensor = functional.rms_norm(x, (shape.width,), weights[name], shape.epsilon)
+    def matrix(name: str, x: Tensor) -> Tensor:
+        y: Tensor = functional.linear(x, weights[f"{prefix}{name}_proj.weight"])
         return y
 
-    def heads(x: Tensor, name: str) -> Tensor:
-        return functional.linear(x, weights[name]).unflatten(-1, (-1, shape.head)).transpose(1, 2)
+    def heads(name: str, x: Tensor, at: Tensor) -> Tensor:
+        y = matrix(f"self_attn.{name}", x).unflatten(-1, (-1, shape.head)).transpose(1, 2)
+        return y if name == "v" else _rotated(y, cos[at][:, None], sin[at][:, None])
+
+    def normed(name: str, x: Tensor) -> Tensor:
+        y: Tensor = functional.rms_norm(x, (shape.width,), weights[name], shape.epsilon)
+        return y
 
     x = functional.embedding(tokens, weights["model.embed_tokens.weight"])
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."
-        y = normed(x, prefix + "input_layernorm.weight")
-        q, k, v = (heads(y, f"{prefix}self_attn.{name}_proj.weight") for name in "qkv")
-        q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shape.groups != shape.heads)
-        x = x + functional.linear(mixed.transpose(1, 2).flatten(2), weights[prefix + "self_attn.o_proj.weight"])
-        y = normed(x, prefix + "post_attention_layernorm.weight")
-        gate, up = (functional.linear(y, weights[f"{prefix}mlp.{name}_proj.weight"]) for name in ("gate", "up"))
-        x = x + functional.linear(functional.silu(gate) * up, weights[prefix + "mlp.down_proj.weight"])
-    return functional.linear(normed(x, "model.norm.weight"), weights["model.embed_tokens.weight"])
+        y = normed(prefix + "input_layernorm.weight", x)
+        k, v = heads("k", y, places), heads("v", y, places)
+        if layer == shape.layers - 1 and asked is not None:
+            index = asked[:, :, None].expand(-1, -1, shape.width)
+            x, y = x.gather(1, index), y.gather(1, index)
+            q, seen = heads("q", y, asked), (places[:, None, None] <= asked[:, None, :, None])
+            mixed = functional.scaled_dot_product_attention(q, k, v, seen, enable_gqa=shape.groups != shape.heads)
+        else:
+            q = heads("q", y, places)
+            gqa = shape.groups != shape.heads
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
+        x = x + matrix("self_attn.o", mixed.transpose(1, 2).flatten(2))
+        y = normed(prefix + "post_attention_layernorm.weight", x)
+        x = x + matrix("mlp.down", functional.silu(matrix("mlp.gate", y)) * matrix("mlp.up", y))
+    logits: Tensor = functional.linear(normed("model.norm.weight", x), weights["model.embed_tokens.weight"])
+    return logits
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -264,6 +294,10 @@ def _torch() -> Any:
 
 def _json(tree: Any) -> bytes:
     return (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def _say(line: str) -> None:
