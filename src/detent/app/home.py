@@ -13,7 +13,7 @@ from detent.kernel.errors import StorageFailed
 LEAST_FREE: Final = 64 * 1024 * 1024
 """Bytes that must be free to start: room for the journals of a small ledger and lake."""
 
-FOLDERS: Final = ("lake", "blobs", "spool", "snapshot", "keys", "run", "logs")
+FOLDERS: Final = ("lake", "blobs", "spool", "snapshot", "keys", "run")
 
 
 def prepare_home(home: Path) -> None:

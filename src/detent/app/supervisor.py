@@ -15,7 +15,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -26,7 +26,7 @@ from detent.app.children import Child, Recipe
 from detent.app.home import prepare_home
 from detent.app.sockets import listen, url_of
 from detent.app.state import State, holder, take_lock, write_state
-from detent.app.status import Ready, version
+from detent.app.status import Part, Ready, version
 from detent.kernel.clock import SECOND, Clock, SystemClock
 from detent.kernel.errors import Conflict
 from detent.kernel.log import set_up_log
@@ -179,14 +179,7 @@ class Supervisor:
     # Telling
 
     def _tell(self) -> None:
-        state = State(
-            pid=os.getpid(),
-            started=self._started,
-            gateway_url=self._gateway_url,
-            console_url=self._console_url,
-            engine_url=self._engine_url,
-            parts=tuple(child.part() for child in self.children),
-        )
+        state = self._state_now()
         data = msgspec.json.encode(state)
         if data != self._state:
             try:
@@ -194,6 +187,16 @@ class Supervisor:
                 self._state = data
             except OSError as error:
                 _log.error("The state file cannot be written: %s.", error.strerror)
+
+    def _state_now(self) -> State:
+        return State(
+            pid=os.getpid(),
+            started=self._started,
+            gateway_url=self._gateway_url,
+            console_url=self._console_url,
+            engine_url=self._engine_url,
+            parts=tuple(child.part() for child in self.children),
+        )
 
     def _show(self) -> None:
         seconds = self._seconds()
@@ -209,38 +212,10 @@ class Supervisor:
             }
             print(msgspec.json.encode(told).decode(), flush=True)
         else:
-            print(self._banner(ready, seconds), flush=True)
-
-    def _banner(self, ready: Ready, seconds: float) -> str:
-        detent = _command(self._settings)
-        console = self._settings.control.public_url or self._console_url
-        lines = [
-            f"Detent {version()} is up (ready in {seconds:.1f} s). Stop it with Ctrl-C.",
-            "",
-            f"  gateway   {self._gateway_url}/v1   what applications call (OpenAI's dialect)",
-            f"  console   {console}      pages, API (/api/v1), OTLP (/v1/traces)",
-            f"  data      {self._settings.home}   {ready.storage}",
-            *(f"  {'security' if number == 0 else '        '}  {line}" for number, line in enumerate(ready.security)),
-            "",
-        ]
-        missing = [child.part() for child in self.children if child.state != "running"]
-        lines += [
-            f"  {'waiting' if not n else '       '}   {p.name} is {p.state}. {p.detail}" for n, p in enumerate(missing)
-        ]
-        if missing:
-            lines.append("")
-        if ready.sign_in:
-            lines += [f"  sign in   {ready.sign_in}", "            (once, within the hour; then set a password)", ""]
-        lines += [
-            "First call, in another terminal:",
-            "",
-            f"  KEY=$({detent} keys create --name first)",
-            f'  curl {self._gateway_url}/v1/chat/completions -H "Authorization: Bearer $KEY" \\',
-            "    -H 'Content-Type: application/json' \\",
-            '    -d \'{"model": "detent-tiny", "messages": [{"role": "user", "content": "Where is my order 1234?"}]}\'',
-            "",
-        ]
-        return "\n".join(lines)
+            missing = [child.part() for child in self.children if child.state != "running"]
+            command = _command(self._settings)
+            text = banner(self._settings, self._state_now(), ready, missing, seconds=seconds, command=command)
+            print(text, flush=True)
 
     # Recipes
 
@@ -343,6 +318,36 @@ class Probe:
             asked.close()
             raise
         self._asked = asked
+
+
+def banner(
+    settings: Settings, state: State, ready: Ready, missing: Sequence[Part], *, seconds: float, command: str
+) -> str:
+    """What `detent up` prints once it is up: where everything is, how safe it is, how to get in, and a first call."""
+    console = settings.control.public_url or state.console_url
+    width = max(len(state.gateway_url) + 3, len(console), len(settings.home))
+    lines = [
+        f"Detent {version()} is up (ready in {seconds:.1f} s). Stop it with Ctrl-C.",
+        "",
+        f"  gateway   {state.gateway_url + '/v1':{width}}   what applications call (OpenAI's dialect)",
+        f"  console   {console:{width}}   pages, API (/api/v1), OTLP (/v1/traces)",
+        f"  data      {settings.home:{width}}   {ready.storage}".rstrip(),
+        *(f"  {'security' if number == 0 else '        '}  {line}" for number, line in enumerate(ready.security)),
+        *(f"  waiting   {part.name} is {part.state}. {part.detail}".rstrip() for part in missing),
+        "",
+    ]
+    if ready.sign_in:
+        lines += [f"  sign in   {ready.sign_in}", "            (once, within the hour; then set a password)", ""]
+    lines += [
+        "First call, in another terminal:",
+        "",
+        f"  KEY=$({command} keys create --name first)",
+        f'  curl {state.gateway_url}/v1/chat/completions -H "Authorization: Bearer $KEY" \\',
+        "    -H 'Content-Type: application/json' \\",
+        '    -d \'{"model": "detent-tiny", "messages": [{"role": "user", "content": "Where is my order 1234?"}]}\'',
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def environment(settings: Settings, env: Mapping[str, str] | None = None) -> dict[str, str]:

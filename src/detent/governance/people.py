@@ -10,7 +10,8 @@ import hashlib
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
 
@@ -37,6 +38,10 @@ _MAX_NAME: Final = 200
 
 # RFC 9106, section 4, second recommended option (64 MiB, t=3), on one lane.
 _HASHER = argon2.PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=1)
+_AT_ONCE: Final = 2
+_QUEUE_SECONDS: Final = 5.0
+_hashing = threading.BoundedSemaphore(_AT_ONCE)
+"""A hash takes its 64 MiB for about 0.1 s; so many at a time and no more, however many try to sign in."""
 
 
 class SignedIn(msgspec.Struct, frozen=True):
@@ -114,7 +119,7 @@ class People:
             raise Unauthenticated("Name or password is wrong.", hint="Check both; an admin can make a new link.")
         self._brake.passed(name)
         if _HASHER.check_needs_rehash(account.password_hash):
-            self._accounts.save(msgspec.structs.replace(account, password_hash=_HASHER.hash(password)))
+            self._accounts.save(msgspec.structs.replace(account, password_hash=_hash(password)))
         return self._open(account, by="password")
 
     def sign_out(self, cookie: str) -> None:
@@ -189,7 +194,7 @@ class People:
             caller.require(Permission.USERS_WRITE)
             _check_role(caller, account.role)
         _check_password(password, account.name)
-        self._accounts.save(msgspec.structs.replace(account, password_hash=_HASHER.hash(password)))
+        self._accounts.save(msgspec.structs.replace(account, password_hash=_hash(password)))
         self._accounts.close_sessions(account_id)
         if keep is not None and keep.account_id == account_id:
             self._accounts.open_session(keep)
@@ -371,11 +376,32 @@ def _nobody() -> str:
 
 
 def _verify(password_hash: str, password: str) -> bool:
-    try:
-        _HASHER.verify(password_hash or _nobody(), password[:_MAX_PASSWORD])
-    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
-        return False
+    with _turn():
+        try:
+            _HASHER.verify(password_hash or _nobody(), password[:_MAX_PASSWORD])
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+            return False
     return bool(password_hash)
+
+
+def _hash(password: str) -> str:
+    with _turn():
+        return _HASHER.hash(password)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait for one of the few places where passwords are hashed.
+
+    Raises:
+        TooMany: the wait is too long.
+    """
+    if not _hashing.acquire(timeout=_QUEUE_SECONDS):
+        raise TooMany("Too many sign-ins at once.", hint="Try again in a moment.", retry_after=_QUEUE_SECONDS)
+    try:
+        yield
+    finally:
+        _hashing.release()
 
 
 def _check_name(name: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import argon2
 import msgspec
 import pytest
 
 from detent.app.platform import Platform, open_platform
+from detent.governance import people
 from detent.governance.people import Brake
 from detent.kernel.clock import HOUR, SECOND, FixedClock
 from detent.kernel.errors import Conflict, Forbidden, InvalidInput, NotFound, TooMany, Unauthenticated
@@ -17,6 +19,32 @@ from detent.kernel.ids import CountedIds
 from detent.kernel.settings import Settings
 
 PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords cost next to nothing here."""
+    monkeypatch.setattr(people, "_HASHER", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+
+
+def test_a_password_costs_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert people._HASHER._parameters.memory_cost == 64 * 1024
+    assert people._HASHER._parameters.time_cost == 3
+
+
+def test_only_a_few_passwords_are_hashed_at_once(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed_in(platform, "ada", "viewer")
+    monkeypatch.setattr(people, "_QUEUE_SECONDS", 0.01)
+    for _ in range(people._AT_ONCE):
+        people._hashing.acquire()
+    try:
+        with pytest.raises(TooMany, match="at once"):
+            platform.people.sign_in("ada", PASSWORD)
+    finally:
+        for _ in range(people._AT_ONCE):
+            people._hashing.release()
+    assert platform.people.sign_in("ada", PASSWORD)
 
 
 @pytest.fixture
