@@ -389,7 +389,20 @@ def test_snippets_show_the_hit(lake: Lake) -> None:
     assert row.snippet.startswith("…")
     assert len(row.snippet) < 200
     assert row.root.input == ""
-    assert lake.traces(SpanFilter(project="default")).rows[0].snippet == ""
+    (plain,) = lake.traces(SpanFilter(project="default")).rows
+    assert plain.snippet.startswith("lorem lorem")
+    assert plain.snippet.endswith("…")
+    assert len(plain.snippet) == 120
+
+
+def test_without_a_question_a_row_shows_what_its_root_was_asked(lake: Lake) -> None:
+    asked = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "parts": [{"type": "text", "content": "Why?"}]},
+    ]
+    lake.write(Batch((make(1, 2, parent_id="0" * 15 + "1", input='"of the child"'),)))
+    lake.write(Batch((make(1, 1, start=T0 + MINUTE, input=json.dumps(asked)), make(2, 3))))
+    assert [row.snippet for row in lake.traces(SpanFilter(project="default")).rows] == ["", "Why?"]
 
 
 def test_scripts_without_spaces_are_searched_by_letters(lake: Lake) -> None:

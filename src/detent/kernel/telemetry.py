@@ -151,7 +151,11 @@ class SpanFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TraceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A trace in a list: its first (root) span and totals over all its spans known so far."""
+    """A trace in a list: its first (root) span and totals over all its spans known so far.
+
+    `snippet` is content: the text around a hit, each wanted word between two asterisks, when text was asked for; else
+    the beginning of what the root was asked last.
+    """
 
     trace_id: str
     root: Span

@@ -26,6 +26,7 @@ class Part(msgspec.Struct):
     """A trace as one day knows it: totals over the spans of that day, its root, and the span that answered.
 
     Attributes:
+        preview: the beginning of what the root was asked.
         rank: orders roots; the least of a trace's parts has the true root.
         hit: the matching span with its content when text was asked for.
     """
@@ -39,6 +40,7 @@ class Part(msgspec.Struct):
     output_tokens: int
     cost: int | None
     unpriced: int
+    preview: str
     root: Span
     rank: tuple[bool, int, str]
     hit: Span | None = None
@@ -172,7 +174,7 @@ class Day:
         """A trace's row with its root span."""
         row = self._run("SELECT s.* FROM span s WHERE s.id = ?", (trace[4],)).fetchone()
         root = rows.span_of(self._database, self._project, trace[1].hex(), row)
-        _, trace_id, start, end, _, spans, errors, input_tokens, output_tokens, cost, unpriced = trace
+        _, trace_id, start, end, _, spans, errors, input_tokens, output_tokens, cost, unpriced, preview = trace
         return Part(
             trace_id,
             start,
@@ -183,6 +185,7 @@ class Day:
             output_tokens,
             cost,
             unpriced,
+            preview,
             root,
             (row[3] is not None, root.start, root.span_id),
         )

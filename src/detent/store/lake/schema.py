@@ -36,7 +36,8 @@ CREATE TABLE trace (
     input_tokens INTEGER NOT NULL,
     output_tokens INTEGER NOT NULL,
     cost INTEGER,
-    unpriced INTEGER NOT NULL
+    unpriced INTEGER NOT NULL,
+    preview TEXT NOT NULL
 );
 CREATE INDEX trace_start ON trace (start, trace_id);
 CREATE TABLE span (

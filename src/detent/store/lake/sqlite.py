@@ -68,8 +68,10 @@ class SqliteLake:
         return self._committer.write(prepare(batch))
 
     def traces(self, where: SpanFilter, *, limit: int = 50, after: str = "") -> TracePage:
-        """Traces that hold at least one matching span, newest first. Rows carry no content but a snippet.
+        """Traces that hold at least one matching span, newest first.
 
+        Rows carry no content but a snippet: around the hit, each wanted word between two asterisks, when text was asked
+        for; else the beginning of what the root was asked last.
         A trace that runs over midnight stands where its part of the newest day with a match begins.
         """
         limit = min(max(limit, 1), _MAX_LIMIT)
@@ -279,10 +281,11 @@ class _Listing:
                 if not found:
                     break
                 parts += found.values()
+        first = min(parts, key=lambda each: each.rank)
         costs = [each.cost for each in parts if each.cost is not None]
         return TraceRow(
             trace_id=part.trace_id.hex(),
-            root=min(parts, key=lambda each: each.rank).root,
+            root=first.root,
             spans=sum(each.spans for each in parts),
             errors=sum(each.errors for each in parts),
             input_tokens=sum(each.input_tokens for each in parts),
@@ -290,7 +293,7 @@ class _Listing:
             cost=sum(costs) if costs else None,
             unpriced=sum(each.unpriced for each in parts),
             end=max(each.end for each in parts),
-            snippet=self._question.snippet(part.hit) if part.hit is not None else "",
+            snippet=(self._question.snippet(part.hit) if part.hit is not None else "") or first.preview,
         )
 
 

@@ -29,6 +29,7 @@ _ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() or code == ord("_")
 _CHUNKS = re.compile(r'"([^"]*)"?|(\S+)')
 _BLOB = re.compile(r"[!-~]{257,}")
 _SNIPPET = 160
+_PREVIEW = 120
 
 
 def words(text: str) -> list[str]:
@@ -92,6 +93,19 @@ def _known_field_word(field: str, value: str) -> str:
 def field_word(field: str, value: str) -> str:
     """The made-up word that says: this field has this value."""
     return _known_field_word(field, value)
+
+
+def preview(span: Span) -> str:
+    """What a span was asked last, for a list: the beginning of the last text in its input."""
+    if not span.input:
+        return ""
+    parts: list[str] = []
+    try:
+        _strings(orjson.loads(span.input), parts)
+    except orjson.JSONDecodeError:
+        parts.append(span.input)
+    text = " ".join(parts[-1][: 2 * _PREVIEW].split()) if parts else ""
+    return text if len(text) <= _PREVIEW else text[: _PREVIEW - 1] + "…"
 
 
 def index_words(span: Span) -> str:

@@ -14,6 +14,7 @@ from detent.kernel.telemetry import Score, Span, Written
 from detent.store.lake import content, histogram, rows
 from detent.store.lake.files import Database, Vanished
 from detent.store.lake.prepare import Chunk, Ready
+from detent.store.lake.text import preview
 
 FIELDS: Final[tuple[str, ...]] = get_args(GroupField)
 """What is tallied; the position is the number of the field in the table."""
@@ -34,6 +35,7 @@ class _Trace:
         "input",
         "new",
         "output",
+        "preview",
         "rank",
         "root",
         "spans",
@@ -51,6 +53,7 @@ class _Trace:
         self.end = 0
         self.root = 0
         self.rank: tuple[bool, int, bytes] = (True, _MAX_SUM, b"\xff")
+        self.preview = ""
         self.spans = self.errors = self.input = self.output = self.unpriced = 0
         self.cost: int | None = None
 
@@ -62,7 +65,7 @@ class _Trace:
         self.end = max(self.end, span.end)
         rank = (ready.parent_id is not None, span.start, ready.span_id)
         if rank < self.rank:
-            self.rank, self.root = rank, number
+            self.rank, self.root, self.preview = rank, number, preview(span)
         self.errors += span.status == "error"
         self.input = min(self.input + span.input_tokens, _MAX_SUM)
         self.output = min(self.output + span.output_tokens, _MAX_SUM)
@@ -84,6 +87,7 @@ class _Trace:
             self.output,
             self.cost,
             self.unpriced,
+            self.preview,
         )
 
 
@@ -157,10 +161,11 @@ class _Addition:
         many("INSERT INTO block (first, data) VALUES (?, ?)", self._blocks)
         many(
             """
-            INSERT INTO trace VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            INSERT INTO trace VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (id) DO UPDATE SET start = excluded.start, end = excluded.end, root = excluded.root,
                 spans = excluded.spans, errors = excluded.errors, input_tokens = excluded.input_tokens,
-                output_tokens = excluded.output_tokens, cost = excluded.cost, unpriced = excluded.unpriced
+                output_tokens = excluded.output_tokens, cost = excluded.cost, unpriced = excluded.unpriced,
+                preview = excluded.preview
             """,
             [trace.row() for trace in self._traces.values() if trace.changed],
         )
@@ -205,7 +210,7 @@ class _Addition:
         row = self._run(
             """
             SELECT t.id, t.start, t.end, t.root, t.spans, t.errors, t.input_tokens, t.output_tokens, t.cost,
-                t.unpriced, s.parent_id IS NOT NULL, s.start, s.span_id
+                t.unpriced, t.preview, s.parent_id IS NOT NULL, s.start, s.span_id
             FROM trace t JOIN span s ON s.id = t.root WHERE t.trace_id = ?
             """,
             (trace_id,),
@@ -217,8 +222,8 @@ class _Addition:
             trace = _Trace(row[0], trace_id)
             trace.new = False
             trace.start, trace.end, trace.root, trace.spans, trace.errors, trace.input, trace.output = row[1:8]
-            trace.cost, trace.unpriced = row[8:10]
-            trace.rank = (bool(row[10]), row[11], row[12])
+            trace.cost, trace.unpriced, trace.preview = row[8:11]
+            trace.rank = (bool(row[11]), row[12], row[13])
         self._traces[trace_id] = trace
         return trace
 
