@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -129,6 +130,27 @@ def test_a_home_that_cannot_be_used_says_why(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("detent.app.home.LEAST_FREE", 1 << 62)
     with pytest.raises(StorageFailed, match=r"disk of .* is full"):
         prepare_home(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "way_out"),
+    [
+        (errno.EACCES, "cannot be written: Permission denied", "chown"),
+        (errno.EROFS, "cannot be written: Read-only file system", "DETENT_HOME"),
+        (errno.ENOSPC, "is full", "Free space"),
+        (errno.EDQUOT, "is full", "Free space"),
+    ],
+)
+def test_what_the_disk_says_is_put_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str, way_out: str
+) -> None:
+    def refuse(path: Path, _data: bytes) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(StorageFailed, match=words) as refused:
+        prepare_home(tmp_path / "home")
+    assert way_out in refused.value.hint
 
 
 def test_a_home_is_private(tmp_path: Path) -> None:
