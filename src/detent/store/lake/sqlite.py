@@ -8,15 +8,14 @@ half-way is repeated as a whole and changes nothing twice.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from datetime import date, timedelta
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 
-from detent.kernel.clock import DAY, HOUR, Clock, day_of
+from detent.kernel.clock import HOUR, Clock, day_of
 from detent.kernel.errors import InvalidInput, NotFound, StorageFailed
 from detent.kernel.ports import GroupField
 from detent.kernel.telemetry import (
@@ -28,22 +27,20 @@ from detent.kernel.telemetry import (
     Span,
     SpanFilter,
     TracePage,
-    TraceRow,
     Written,
 )
 from detent.store.lake import keeping
 from detent.store.lake.committer import MAX_WAITING, Committer
 from detent.store.lake.files import Database, Files, Vanished
+from detent.store.lake.listing import Listing, overlaps, position_of, start_of
 from detent.store.lake.measuring import measure
 from detent.store.lake.prepare import prepare
-from detent.store.lake.reading import Day, Part
+from detent.store.lake.reading import Day
 from detent.store.lake.sealed import SealedContent
-from detent.store.lake.text import Question
 from detent.store.lake.writing import FIELDS
 
 _RECENT_DAYS = 7
 _MAX_LIMIT = 1000
-_NEWEST = (2**63 - 1, b"\xff" * 16)
 _ATTEMPTS = 5
 T = TypeVar("T")
 
@@ -58,7 +55,7 @@ class SqliteLake:
         self._committer = Committer(files, clock=clock, max_waiting=max_waiting)
 
     def write(self, batch: Batch) -> Written:
-        """Durable and queryable when it returns; idempotent by trace and span id, and by score id.
+        """Durable and queryable when it returns; idempotent by trace and span id on a day, and by score id.
 
         Raises:
             InvalidInput: something in the batch cannot be stored; nothing of it is.
@@ -75,8 +72,8 @@ class SqliteLake:
         A trace that runs over midnight stands where its part of the newest day with a match begins.
         """
         limit = min(max(limit, 1), _MAX_LIMIT)
-        before = _cursor(after) if after else _NEWEST
-        return self._steadily(lambda: _Listing(self, where).page(limit, before))
+        before = position_of(after)
+        return self._steadily(lambda: Listing(self._files, self._sealed, where).page(limit, before))
 
     def trace(self, project: str, trace_id: str) -> tuple[Span, ...]:
         """All spans of a trace with their content, by start time; empty when there is none."""
@@ -104,7 +101,7 @@ class SqliteLake:
             raise InvalidInput("A bucket is a multiple of an hour.", field="bucket")
 
         def read() -> tuple[MetricRow, ...]:
-            days = (path for day, path in self._files.days(query.project).items() if _overlaps(day, query))
+            days = (path for day, path in self._files.days(query.project).items() if overlaps(day, query))
             return measure(self._files, query, days)
 
         return self._steadily(read)
@@ -189,7 +186,7 @@ class SqliteLake:
             if scores.exists():
                 database = self._files.writer(project)
                 try:
-                    database.connection.execute("DELETE FROM score WHERE time < ?", (_start_of(before),))
+                    database.connection.execute("DELETE FROM score WHERE time < ?", (start_of(before),))
                 finally:
                     database.close()
             old = [path for day, path in self._files.days(project).items() if day < before]
@@ -227,86 +224,8 @@ def _scores(database: Database, trace_id: str, name: str, limit: int) -> list[An
     return run("SELECT * FROM score ORDER BY time DESC, id DESC LIMIT ?", (limit,)).fetchall()
 
 
-class _Listing:
-    """One list of traces, over all days."""
-
-    def __init__(self, lake: SqliteLake, where: SpanFilter) -> None:
-        self._lake = lake
-        self._where = where
-        self._question = Question(where)
-        self._paths = lake._files.days(where.project)
-        self._days: dict[str, Day] = {}
-
-    def page(self, limit: int, before: tuple[int, bytes]) -> TracePage:
-        with ExitStack() as self._stack:
-            found: list[TraceRow] = []
-            last = before
-            for day in self._paths:
-                if not _overlaps(day, self._where) or _start_of(day) > before[0]:
-                    continue
-                for part in self._day(day).matches(self._question, before):
-                    if self._stands_in_newer(day, part.trace_id):
-                        continue
-                    if len(found) == limit:
-                        return TracePage(tuple(found), f"{last[0]}-{last[1].hex()}")
-                    found.append(self._row(day, part))
-                    last = (part.start, part.trace_id)
-            return TracePage(tuple(found))
-
-    def _day(self, day: str) -> Day:
-        known = self._days.get(day)
-        if known is None:
-            database = self._stack.enter_context(self._lake._files.reading(self._paths[day]))
-            known = self._days[day] = Day(database, self._where.project, self._lake._sealed)
-        return known
-
-    def _next_to(self, day: str, step: int) -> Iterator[Day]:
-        """The days that follow each other without a gap from the one after (or before) `day`."""
-        while (day := (date.fromisoformat(day) + timedelta(step)).isoformat()) in self._paths:
-            yield self._day(day)
-
-    def _stands_in_newer(self, day: str, trace_id: bytes) -> bool:
-        for newer in self._next_to(day, 1):
-            if trace_id not in newer.parts([trace_id]):
-                return False
-            if newer.holds(self._question, trace_id):
-                return True
-        return False
-
-    def _row(self, day: str, part: Part) -> TraceRow:
-        parts = [part]
-        for step in (1, -1):
-            for other in self._next_to(day, step):
-                found = other.parts([part.trace_id])
-                if not found:
-                    break
-                parts += found.values()
-        first = min(parts, key=lambda each: each.rank)
-        costs = [each.cost for each in parts if each.cost is not None]
-        return TraceRow(
-            trace_id=part.trace_id.hex(),
-            root=first.root,
-            spans=sum(each.spans for each in parts),
-            errors=sum(each.errors for each in parts),
-            input_tokens=sum(each.input_tokens for each in parts),
-            output_tokens=sum(each.output_tokens for each in parts),
-            cost=sum(costs) if costs else None,
-            unpriced=sum(each.unpriced for each in parts),
-            end=max(each.end for each in parts),
-            snippet=(self._question.snippet(part.hit) if part.hit is not None else "") or first.preview,
-        )
-
-
 def _failed(error: Exception) -> StorageFailed:
     return StorageFailed(f"The lake cannot be used: {error}.", hint="Check the disk and the files of the lake.")
-
-
-def _cursor(after: str) -> tuple[int, bytes]:
-    start, _, trace_id = after.partition("-")
-    try:
-        return int(start), bytes.fromhex(trace_id)
-    except ValueError:
-        raise InvalidInput("The page marker is not one of ours.", field="after") from None
 
 
 def _day(text: str) -> str:
@@ -314,15 +233,6 @@ def _day(text: str) -> str:
         return date.fromisoformat(text).isoformat()
     except ValueError:
         raise InvalidInput(f"{text!r} is no day.", hint="Write YYYY-MM-DD.", field="day") from None
-
-
-def _start_of(day: str) -> int:
-    return (date.fromisoformat(day) - date(1970, 1, 1)).days * DAY
-
-
-def _overlaps(day: str, where: SpanFilter | MetricQuery) -> bool:
-    start = _start_of(day)
-    return start + DAY > where.since and (not where.until or start < where.until)
 
 
 def open_lake(folder: Path, *, clock: Clock) -> SqliteLake:
