@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -398,6 +399,30 @@ def test_a_checkpoint_by_another_key_is_not_believed(copy: Copy, tmp_path: Path)
 def test_a_forged_outside_checkpoint_is_named(copy: Copy) -> None:
     forged = msgspec.structs.replace(copy.original.checkpoints[1], root="00" * 32)
     assert (25, "bad_signature") in chain_findings(copy.verified([copy.original.checkpoints[2], forged]))
+
+
+def test_a_ledger_full_of_holes_is_judged_in_time(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    for _ in range(6):
+        batch = [Draft(f"count/{number % 7}", SetTo(value=number)) for number in range(1000)]
+        ledger.append(batch, actor=ANNA, project="default")
+    ledger.close()
+    db = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    db.execute("BEGIN")
+    db.execute("DELETE FROM facts WHERE position % 4 = 0")
+    for position in range(1, 6000, 4):
+        prev, content = db.execute("SELECT prev, content FROM facts WHERE position = ?", (position,)).fetchone()
+        changed = content.replace("anna", "otto")
+        hash_ = hashlib.sha256(prev + changed.encode()).digest()
+        db.execute("UPDATE facts SET content = ?, hash = ? WHERE position = ?", (changed, hash_, position))
+    db.execute("COMMIT")
+    db.close()
+    start = time.process_time()
+    seen = verify_copy(tmp_path / "ledger.db", CATALOG)
+    assert time.process_time() - start < 20
+    chain = chain_findings(seen)
+    assert len(seen.findings) == 1000
+    assert chain[:4] == [(1, "edited"), (4, "missing"), (5, "edited"), (8, "missing")]
 
 
 def test_several_things_at_once_are_all_named(copy: Copy) -> None:

@@ -25,11 +25,15 @@ from detent.store.tables import FACTS
 
 _WINDOW: Final = 200_000
 _MOST_SWAPS: Final = 500
+_MOST_SEARCHES: Final = 20
+_END: Final = 2**62
 
 _VERSION_GAP: Final = text(
     """
     SELECT 1
-    FROM (SELECT stream, min(version) AS low FROM facts WHERE position >= :position GROUP BY stream) AS later
+    FROM (
+      SELECT stream, min(version) AS low FROM facts WHERE position >= :position AND position < :until GROUP BY stream
+    ) AS later
     LEFT JOIN (SELECT stream, max(version) AS high FROM facts WHERE position < :position GROUP BY stream) AS earlier
       ON earlier.stream = later.stream
     WHERE low > coalesce(high, 0) + 1
@@ -69,24 +73,34 @@ def judge(
     # The hash in a row that holds another's content says nothing about where rows belong.
     places = _Places(connection, breaks, [place for place, edit in edits.items() if edit.problem == "reordered"])
     findings: dict[int, Finding] = {}
+    replaced = 0
 
     def found(finding: Finding) -> None:
         findings.setdefault(finding.position, finding)
 
-    for at in breaks:
+    for at, following in zip(breaks, [*breaks[1:], None], strict=True):
         if at.position > at.expected:
             found(_missing(at.expected, at.position - 1))
         if at.position < 1:
             found(Finding(at.position, "edited", f"there is no place {at.position} in the chain"))
         elif at.position in edits:
             found(edits[at.position])
-        elif at.prev != at.last:
-            if (home := places.of(at.prev)) is not None:
-                if places.rank.get(at.position) != at.position:
-                    after = f"after the fact that stands at {home:,}" if home else "as the first"
-                    found(Finding(at.position, "reordered", f"it was chained {after}"))
-            elif at.position == at.expected and at.position - 1 not in edits:
-                found(_gone(connection, at, checkpoints))
+        elif at.prev == at.last:
+            continue  # all is well behind a gap
+        elif (home := places.of(at.prev)) is not None:
+            if places.rank.get(at.position) != at.position:
+                after = f"after the fact that stands at {home:,}" if home else "as the first"
+                found(Finding(at.position, "reordered", f"it was chained {after}"))
+        elif at.position == at.expected and at.position - 1 not in edits:
+            until = following.position if following else _END
+            replaced += 1
+            searched = replaced <= _MOST_SEARCHES
+            if at.position == 1 or (searched and _renumbered(connection, at.position, until, checkpoints)):
+                what = "one or more facts that stood here are gone and the rest was renumbered"
+                found(Finding(at.position, "missing", what))
+            else:
+                what = f"its content and hash are not those that fact {at.position:,} was chained after"
+                found(Finding(at.position - 1, "edited", what))
     if not complete:
         found(Finding(breaks[-1].position + 1, "edited", "the chain breaks at more rows than are listed"))
     return list(findings.values())
@@ -96,8 +110,7 @@ class _Places:
     """Where rows stand and where they belong, in the window between the first and the last break."""
 
     def __init__(self, connection: Connection, breaks: Sequence[Break], without: Sequence[int]) -> None:
-        self._connection = connection
-        self._without = frozenset(without)
+        foul = frozenset(without)
         first, last = breaks[0].position - 1, breaks[-1].position
         query = (
             select(FACTS.c.position, FACTS.c.prev, FACTS.c.hash)
@@ -106,8 +119,14 @@ class _Places:
             .limit(_WINDOW)
         )
         rows = [(position, _raw(prev), _raw(hash_)) for position, prev, hash_ in connection.execute(query)]
-        rows = [row for row in rows if row[0] not in self._without]
+        rows = [row for row in rows if row[0] not in foul]
         self._stands = {GENESIS: 0} | {hash_: position for position, _, hash_ in rows}
+        strangers = {at.prev for at in breaks} - self._stands.keys()
+        if strangers:
+            # One pass over the chain for all of them: hashes have no index.
+            for position, hash_ in connection.execute(select(FACTS.c.position, FACTS.c.hash)):
+                if hash_ in strangers and position not in foul:
+                    self._stands[hash_] = position
         following = {prev: (position, hash_) for position, prev, hash_ in rows}
         self.rank: dict[int, int] = {}
         self._follow(following, breaks[0].last, breaks[0].expected)
@@ -118,13 +137,7 @@ class _Places:
 
     def of(self, hash_: bytes) -> int | None:
         """Where the row with this hash stands now; None when it is gone."""
-        position = self._stands.get(hash_)
-        if position is None:
-            query = select(FACTS.c.position).where(FACTS.c.hash == hash_)
-            found = [place for place in self._connection.execute(query).scalars() if place not in self._without]
-            position = found[0] if found else -1
-            self._stands[hash_] = position
-        return None if position == -1 else position
+        return self._stands.get(hash_)
 
     def _follow(self, following: dict[bytes, tuple[int, bytes]], hash_: bytes, rank: int) -> None:
         """Walk from row to row by their links and number them as they were."""
@@ -149,34 +162,27 @@ def _missing(first: int, last: int) -> Finding:
     return Finding(first, "missing", f"facts {first:,} to {last:,} are gone")
 
 
-def _gone(connection: Connection, at: Break, checkpoints: Sequence[Checkpoint]) -> Finding:
-    """The row it was chained after is gone without a gap: renumbered after a deletion, or edited with its hash."""
-    if at.position == 1 or _versions_skip(connection, at.position) or _shifted(connection, at, checkpoints):
-        return Finding(at.position, "missing", "one or more facts that stood here are gone and the rest was renumbered")
-    return Finding(
-        at.position - 1, "edited", f"its content and hash are not those that fact {at.position:,} was chained after"
-    )
+def _renumbered(connection: Connection, position: int, until: int, checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether rows were taken out here and the rest moved up, rather than the row before replaced.
 
-
-def _versions_skip(connection: Connection, position: int) -> bool:
-    """Whether a stream's numbers skip at this place."""
+    It shows in a stream whose numbers skip at this place (as far as the rows up to the next break tell), or in a head
+    that was signed and now stands lower than it did.
+    """
     try:
-        return connection.execute(_VERSION_GAP, {"position": position}).first() is not None
+        skips = connection.execute(_VERSION_GAP, {"position": position, "until": until}).first() is not None
     except DBAPIError:
-        return False  # another row's content is no JSON any more
-
-
-def _shifted(connection: Connection, at: Break, checkpoints: Sequence[Checkpoint]) -> bool:
-    """Whether the head that was signed next stands lower than it did."""
-    for checkpoint in checkpoints:
-        if checkpoint.size >= at.position:
-            try:
-                head = bytes.fromhex(checkpoint.head)
-            except ValueError:
-                return False
-            stands = connection.execute(select(FACTS.c.position).where(FACTS.c.hash == head).limit(1)).scalar()
-            return stands is not None and stands < checkpoint.size
-    return False
+        skips = False  # another row's content is no JSON any more
+    if skips:
+        return True
+    signed = next((checkpoint for checkpoint in checkpoints if checkpoint.size >= position), None)
+    try:
+        head = bytes.fromhex(signed.head) if signed else b""
+    except ValueError:
+        head = b""
+    if signed is None or not head:
+        return False
+    stands = connection.execute(select(FACTS.c.position).where(FACTS.c.hash == head).limit(1)).scalar()
+    return stands is not None and stands < signed.size
 
 
 def _raw(value: object) -> bytes:

@@ -28,7 +28,7 @@ from detent.store.ledger.merkle import Frontier
 from detent.store.tables import CHECKPOINTS, FACTS, WAITING
 
 _CHUNK: Final = 4096
-_MOST_BREAKS: Final = 10_000
+_MOST_BREAKS: Final = 2_000
 _MOST_FINDINGS: Final = 1_000
 
 _SCAN_SQLITE: Final = (
