@@ -85,6 +85,10 @@ CATALOG = FactCatalog((Opened, Renamed, Closed), (BOXES, OWNERS))
 
 Open = Callable[..., SqlLedger]
 
+on_postgres = pytest.mark.parametrize(
+    "database_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
+)
+
 
 @pytest.fixture
 def open_(database_url: str, tmp_path: Path, clock: FixedClock, ids: CountedIds) -> Iterator[Open]:
@@ -520,10 +524,8 @@ def test_another_kind_of_database_is_refused(url: str, tmp_path: Path, clock: Fi
 # Sealing later, where that is done
 
 
-@pytest.mark.postgres
-def test_facts_wait_until_somebody_seals(open_: Open, request: pytest.FixtureRequest) -> None:
-    if "sqlite" in request.node.name:
-        pytest.skip("on SQLite nothing waits")
+@on_postgres
+def test_facts_wait_until_somebody_seals(open_: Open) -> None:
     ledger = open_()
     [waiting] = record(ledger, opened("box/1"))
     assert (waiting.position, waiting.hash) == (0, "")
@@ -535,10 +537,8 @@ def test_facts_wait_until_somebody_seals(open_: Open, request: pytest.FixtureReq
     assert (ledger.seal(), ledger.seal()) == (2, 0)
 
 
-@pytest.mark.postgres
-def test_a_lower_number_that_commits_later_is_chained_later(open_: Open, request: pytest.FixtureRequest) -> None:
-    if "sqlite" in request.node.name:
-        pytest.skip("on SQLite nothing waits")
+@on_postgres
+def test_a_lower_number_that_commits_later_is_chained_later(open_: Open) -> None:
     ledger = open_()
     record(ledger, opened("box/1"))
     [content] = [ledger_content(ledger)]
@@ -552,10 +552,8 @@ def test_a_lower_number_that_commits_later_is_chained_later(open_: Open, request
     assert ledger.verify(views=False).ok
 
 
-@pytest.mark.postgres
-def test_a_fact_that_is_sealed_meanwhile_is_counted(open_: Open, request: pytest.FixtureRequest) -> None:
-    if "sqlite" in request.node.name:
-        pytest.skip("on SQLite nothing waits")
+@on_postgres
+def test_a_fact_that_is_sealed_meanwhile_is_counted(open_: Open) -> None:
     one, two = open_(), open_()
     record(one, opened("box/1"))
     sealed: list[int] = []
