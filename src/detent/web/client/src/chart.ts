@@ -20,7 +20,7 @@ interface Line {
 const count = (value: number): string => value.toLocaleString("en");
 const span = (ns: number): string =>
   ns === 0 ? "0" : ns >= 1e9 ? `${+(ns / 1e9).toPrecision(3)} s` : ns >= 1e6 ? `${+(ns / 1e6).toPrecision(3)} ms` : `${+(ns / 1e3).toPrecision(3)} µs`;
-const money = (nano: number): string => (nano === 0 ? "$0" : `$${+(nano / 1e9).toPrecision(3)}`);
+const money = (nano: number): string => (nano === 0 ? "$0" : `$${(nano / 1e9).toFixed(Math.max(2, 2 - Math.floor(Math.log10(nano / 1e9))))}`.replace(/(\.\d\d\d*?)0+$/, "$1"));
 const short = (value: number): string =>
   value >= 1e6 ? `${+(value / 1e6).toPrecision(3)}M` : value >= 1e4 ? `${+(value / 1e3).toPrecision(3)}k` : count(value);
 
@@ -39,6 +39,9 @@ const CHARTS: Record<string, Line[]> = {
     { label: "out", column: 5, colour: "--series-1", format: short },
   ],
 };
+
+/** How high an axis is while there is nothing on it. */
+const EMPTY: Record<string, number> = { requests: 4, latency: 1e8, cost: 1e7, tokens: 100 };
 
 const plots: uPlot[] = [];
 let rows: Row[] = [];
@@ -117,7 +120,7 @@ function draw(figure: HTMLElement): void {
       },
       scales: {
         x: { time: false, range: (_u, low, high) => [low - step * 0.6, high + step * 0.6] },
-        y: { range: (_u, _low, high) => [0, high > 0 ? high * 1.12 : 1] },
+        y: { range: (_u, _low, high) => [0, high > 0 ? high * 1.12 : EMPTY[figure.dataset["chart"] ?? ""] ?? 1] },
       },
       axes: [
         {
@@ -180,7 +183,7 @@ function move(event: KeyboardEvent, plot: uPlot, lines: Line[]): void {
   const to = Math.min(Math.max(next, 0), last);
   const row = rows[to];
   if (!row) return;
-  plot.setCursor({ left: plot.valToPos(row.at, "x"), top: 10 });
+  for (const each of plots) each.setCursor({ left: each.valToPos(row.at, "x"), top: 10 });
   say(`${when(row.at, true)}: ` + lines.map((l) => `${l.label} ${row.values[l.column] == null ? "none" : l.format(row.values[l.column] ?? 0)}`).join(", "));
 }
 
