@@ -11,6 +11,7 @@ from detent.kernel.clock import DAY, HOUR, MINUTE, SECOND
 from detent.kernel.money import NANO, dollars
 
 NONE: Final = "–"
+_HIT: Final = re.compile(r"\*\*(.+?)\*\*", re.DOTALL)
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -134,6 +135,12 @@ def printable(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def marked(text: str) -> list[tuple[str, bool]]:
+    """A snippet in pieces, each with whether it is a word that was searched for (two asterisks around it)."""
+    pieces = _HIT.split(text)
+    return [(piece, number % 2 == 1) for number, piece in enumerate(pieces) if piece]
+
+
 def _when(nanoseconds: int) -> datetime:
     return datetime.fromtimestamp(min(max(nanoseconds, 0) // SECOND, 253_402_300_799), UTC)
 
@@ -151,4 +158,5 @@ FILTERS: Final[dict[str, Any]] = {
     "iso_time": iso_time,
     "cut": cut,
     "printable": printable,
+    "marked": marked,
 }

@@ -76,6 +76,11 @@ def test_what_cannot_be_seen_is_shown() -> None:
     assert words.printable("a\u202eb\x00\n\tc é 👩‍💻") == "a\\u202eb\\u0000\n\tc é 👩‍💻"
 
 
+def test_hits_are_marked() -> None:
+    assert words.marked("a **b** c**d**") == [("a ", False), ("b", True), (" c", False), ("d", True)]
+    assert words.marked("2 ** 3 <b>") == [("2 ** 3 <b>", False)]
+
+
 def test_formulas_are_text() -> None:
     hostile = ["=1+1", " =1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "plain", "a=b", ""]
     assert [safe_cell(cell) for cell in hostile] == [
