@@ -57,19 +57,6 @@ class Bench(NamedTuple):
 
 
 BENCHES: dict[str, Bench] = {
-    "footprint": Bench(
-        "Footprint",
-        "footprint.py",
-        (),
-        (
-            Figure("packages of a default installation", "install/packages", "", 45),
-            Figure("installed size", "install/megabytes", "MB", 250),
-            Figure("`detent --help`", "help_cpu_seconds", "s CPU", 0.2),
-            Figure("console assets", "assets_megabytes", "MB", 0.5),
-            Figure("`detent up`, empty folder to ready", "up/ready_seconds", "s", 6),
-            Figure("memory of all processes without the engine, idle", "up/megabytes_without_engine", "MB", 350),
-        ),
-    ),
     "gateway": Bench(
         "Gateway",
         "gateway.py",
@@ -126,6 +113,52 @@ BENCHES: dict[str, Bench] = {
         (
             Figure("a fact over a plain insert, batches of 100", "append/batch_100/cpu_us_over_plain", "us CPU", 5),
             Figure("verification", "verify/facts_per_cpu_second", "facts per CPU-s", 400_000, most=False),
+            Figure("verification, all views folded too", "verify/facts_per_cpu_second_with_views", "facts per CPU-s"),
+        ),
+    ),
+    "lake": Bench(
+        "Lake",
+        "lake.py",
+        ("--spans", "20000"),
+        (
+            Figure("stored and queryable", "load/spans_per_second", "spans/s", 3000, most=False),
+            Figure("the same", "load/spans_per_cpu_second", "spans per CPU-s", 6000, most=False),
+            Figure("a request of 200 spans under that load, p99", "load/request_p99_ms", "ms", 500),
+            Figure("bytes of a span, open day", "load/bytes_per_span", "", 3000),
+            Figure("bytes of a span, sealed day", "seal/bytes_per_span", "", 1200),
+            Figure("latest 50 traces, cold", "hot/latest_50/cold_ms", "ms", 20),
+            Figure("latest 50 traces, warm", "hot/latest_50/warm_ms", "ms", 2),
+            Figure("full text, a rare word, cold", "hot/text_rare/cold_ms", "ms", 100),
+            Figure(
+                "percentiles and cost by model and hour, 7 days", "hot/metrics_model_hour/cold_cpu_ms", "ms CPU", 50
+            ),
+        ),
+        "The bars are for a million spans; `--spans 1000000` takes some minutes.",
+    ),
+    "tiny": Bench(
+        "Embedded model",
+        "tiny.py",
+        (),
+        (
+            Figure("an answer, in process, p50", "in_process/answer_cpu_ms/p50", "ms CPU", 6),
+            Figure("an answer, in process, p95", "in_process/answer_cpu_ms/p95", "ms CPU"),
+            Figure("tokens", "in_process/tokens_per_cpu_second", "per CPU-s"),
+            Figure("an answer over HTTP", "http/whole/cpu_ms", "ms CPU"),
+            Figure("engine ready", "http/ready_seconds", "s"),
+            Figure("engine's memory", "http/megabytes", "MB"),
+        ),
+    ),
+    "footprint": Bench(
+        "Footprint",
+        "footprint.py",
+        (),
+        (
+            Figure("packages of a default installation", "install/packages", "", 45),
+            Figure("installed size", "install/megabytes", "MB", 250),
+            Figure("`detent --help`", "help_cpu_seconds", "s CPU", 0.2),
+            Figure("console assets", "assets_megabytes", "MB", 0.5),
+            Figure("`detent up`, empty folder to ready", "up/ready_seconds", "s", 6),
+            Figure("memory of all processes without the engine, idle", "up/megabytes_without_engine", "MB", 350),
         ),
     ),
 }

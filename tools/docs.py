@@ -48,6 +48,13 @@ On the control port, for programs: send a virtual key as `Authorization: Bearer 
 `/api/v1/openapi.json`. Errors have [one shape](errors.md). Applications call models on the gateway's port instead, in
 OpenAI's dialect: `POST /v1/chat/completions`, `GET /v1/models`, and `/healthz`, `/readyz`, `/metrics`.
 """
+CONSOLE = """\
+Pages on the control port, for people. Filters are in the URL, so a view can be sent to somebody. `.json` behind a path
+gives what the page shows as data, `.csv` its table (`/home.json` for `/`).
+
+Keys: `j` and `k` to the next and previous row, `o` opens it, `u` goes up to the list, `/` searches, `f` follows live,
+`n` makes something new, `t` changes the theme, Ctrl-K goes to anything, `?` shows the rest.
+"""
 METRICS = """\
 `GET /metrics` on the gateway's port answers in Prometheus' text form, all workers added up.
 """
@@ -227,6 +234,18 @@ def api_page() -> str:
     return "\n".join(parts)
 
 
+def pages_page() -> str:
+    """Every page of the console."""
+    from detent.web import console
+
+    rows = []
+    for page in console.PAGES:
+        about = inspect.getdoc(sys.modules[page.view.__module__]) or ""
+        need = page.needs.value if isinstance(page.needs, Permission) else "none"
+        rows.append((f"`{page.path}`", need, first(inspect.getdoc(page.view) or about), "csv" if page.tables else ""))
+    return f"# Console\n\n{CONSOLE}\n{table(('page', 'permission', 'shows', 'tables'), rows)}"
+
+
 def cli_page() -> str:
     """Every command with its options, as `--help` prints it."""
     from detent.cli import root
@@ -261,6 +280,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "permissions.md": permissions_page,
     "metrics.md": metrics_page,
     "api.md": api_page,
+    "console.md": pages_page,
     "cli.md": cli_page,
 }
 

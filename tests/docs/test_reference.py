@@ -53,6 +53,19 @@ def test_every_port() -> None:
     assert [name for name in protocols if f"## {name}\n" not in page("ports.md")] == []
 
 
+def test_every_page_of_the_console() -> None:
+    from detent.web.console import PAGES
+
+    assert [p.path for p in PAGES if f"`{p.path}`" not in page("console.md")] == []
+
+
+def test_every_route_of_the_api() -> None:
+    from detent.api.document import api_routes
+
+    paths = {getattr(route, "path_format", "") for route in api_routes() if getattr(route, "include_in_schema", True)}
+    assert [path for path in sorted(paths) if path not in page("api.md")] == []
+
+
 def test_every_command() -> None:
     from detent.cli.root import root
 
