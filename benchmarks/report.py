@@ -116,25 +116,6 @@ BENCHES: dict[str, Bench] = {
             Figure("verification, all views folded too", "verify/facts_per_cpu_second_with_views", "facts per CPU-s"),
         ),
     ),
-    "lake": Bench(
-        "Lake",
-        "lake.py",
-        ("--spans", "20000"),
-        (
-            Figure("stored and queryable", "load/spans_per_second", "spans/s", 3000, most=False),
-            Figure("the same", "load/spans_per_cpu_second", "spans per CPU-s", 6000, most=False),
-            Figure("a request of 200 spans under that load, p99", "load/request_p99_ms", "ms", 500),
-            Figure("bytes of a span, open day", "load/bytes_per_span", "", 3000),
-            Figure("bytes of a span, sealed day", "seal/bytes_per_span", "", 1200),
-            Figure("latest 50 traces, cold", "hot/latest_50/cold_ms", "ms", 20),
-            Figure("latest 50 traces, warm", "hot/latest_50/warm_ms", "ms", 2),
-            Figure("full text, a rare word, cold", "hot/text_rare/cold_ms", "ms", 100),
-            Figure(
-                "percentiles and cost by model and hour, 7 days", "hot/metrics_model_hour/cold_cpu_ms", "ms CPU", 50
-            ),
-        ),
-        "The bars are for a million spans; `--spans 1000000` takes some minutes.",
-    ),
     "tiny": Bench(
         "Embedded model",
         "tiny.py",
