@@ -23,7 +23,7 @@ import msgspec
 import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-from detent.kernel.errors import DetentError, InvalidInput, NotFound, TooLarge, Unavailable
+from detent.kernel.errors import DetentError, InvalidInput, MethodNotAllowed, NotFound, TooLarge, Unavailable
 from detent.serving.engines.tiny import NAME
 from detent.serving.engines.tiny.dialect import ChatBody, conversation, read_body, sampling, write_error, write_logprob
 from detent.serving.engines.tiny.generation import Generation, Piece, Tiny
@@ -237,16 +237,9 @@ class _Turn:
         return True
 
 
-class MethodRefused(InvalidInput):
-    """The path exists, but not for this method."""
-
-    code = "method_not_allowed"
-    status = 405
-
-
 def _allow(method: str, allowed: str) -> None:
     if method != allowed and (method, allowed) != ("HEAD", "GET"):
-        raise MethodRefused(f"This path answers {allowed} only.")
+        raise MethodNotAllowed(f"This path answers {allowed} only.")
 
 
 async def _disconnected(receive: ASGIReceiveCallable) -> None:
