@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is made and tested is this checkout, whatever the shell's Python path says.
+unexport PYTHONPATH
 TUNE := .venv-tune
 
 help:            ## what can be made

@@ -267,10 +267,11 @@ class Worker:
 
     def spans(self) -> list[Span]:
         """All spans so far."""
-        for record in self._reader.read(10_000):
-            found = decode(record)
-            assert isinstance(found, Span)
-            self._spans.append(found)
+        while records := self._reader.read(10_000):
+            for record in records:
+                found = decode(record)
+                assert isinstance(found, Span)
+                self._spans.append(found)
         return self._spans
 
     def wait_ready(self, status: int = 200, seconds: float = 10) -> dict[str, Any]:
