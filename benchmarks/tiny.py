@@ -35,7 +35,7 @@ def in_process(count: int) -> dict[str, Any]:
     imported = time.process_time()
     from detent.serving.engines.tiny.domain import examples
     from detent.serving.engines.tiny.generation import Tiny
-    from detent.serving.engines.tiny.measure import conversation
+    from detent.serving.engines.tiny.measure import conversation, measure
 
     began, imported = time.process_time(), imported - began
     model = Tiny.load()
@@ -70,6 +70,7 @@ def in_process(count: int) -> dict[str, Any]:
         "prompt_cpu_ms": {"p50": _rounded(prompt, 0.5)},
         "tokens_per_answer": round(tokens / count, 1),
         "tokens_per_cpu_second": round(tokens / spent * 1000),
+        "exact_match": measure(model, "values", count=count).exact,
         "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
     }
 

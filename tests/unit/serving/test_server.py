@@ -6,14 +6,18 @@ import asyncio
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detent.serving.engines.tiny.generation import Tiny
+from detent.serving.engines.tiny.runtime import Adapter
 from detent.serving.engines.tiny.server import Engine, Limits
 
 TINY = Tiny.load()
 HELLO = {"model": "detent-tiny", "messages": [{"role": "user", "content": "Hello"}]}
 PLAIN = '{"intent":"other","order":null,"product":null,"city":null,"priority":"normal"}'
+READ, SAID = 3 + len(TINY.tokenizer.encode("Hello")), len(TINY.tokenizer.encode(PLAIN))
+USAGE = {"prompt_tokens": READ, "completion_tokens": SAID, "total_tokens": READ + SAID}
 
 
 class Wire:
@@ -88,7 +92,7 @@ def test_a_completion_is_whole() -> None:
                 "finish_reason": "stop",
             }
         ],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 21, "total_tokens": 26},
+        "usage": USAGE,
     }
 
 
@@ -101,14 +105,14 @@ def test_a_stream_is_one_event_per_token_and_ends_with_done() -> None:
     deltas = [event["choices"][0] for event in events]
     assert deltas[0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
     assert "".join(choice["delta"].get("content", "") for choice in deltas) == PLAIN
-    assert [choice["finish_reason"] for choice in deltas] == [None] * 22 + ["stop"]
-    assert len(wire.sent) == 1 + 23 + 1
+    assert [choice["finish_reason"] for choice in deltas] == [None] * (SAID + 1) + ["stop"]
+    assert len(wire.sent) == 1 + SAID + 2 + 1
 
 
 def test_a_stream_tells_usage_when_asked() -> None:
     *events, last = call(HELLO | {"stream": True, "stream_options": {"include_usage": True}}).events
     assert all(event["usage"] is None for event in events)
-    assert (last["choices"], last["usage"]["total_tokens"]) == ([], 26)
+    assert (last["choices"], last["usage"]) == ([], USAGE)
 
 
 def test_logprobs_stand_beside_the_tokens() -> None:
@@ -214,6 +218,23 @@ def test_models_and_health() -> None:
     assert listed == {"object": "list", "data": [model | {"max_model_len": 2048}]}
     assert call(b"", "/v1/models/detent-tiny", "GET").json == listed["data"][0]
     assert call(b"", "/healthz", "GET").json == {"status": "ok", "model": "detent-tiny", "busy": 0}
+
+
+def test_an_adapter_is_a_model_of_its_own_beside_the_base() -> None:
+    chance = np.random.default_rng(0)
+    stem = "base_model.model.model.layers.1.mlp.down_proj"
+    tensors = {
+        f"{stem}.lora_A.weight": chance.normal(size=(2, 384)).astype(np.float32),
+        f"{stem}.lora_B.weight": chance.normal(size=(128, 2)).astype(np.float32),
+    }
+    shape = TINY.llama.shape
+    engine = Engine(Tiny(TINY.llama, TINY.tokenizer, {"odd": Adapter(shape, tensors, scale=3.0)}))
+    listed = call(b"", "/v1/models", "GET", engine=engine).json["data"]
+    assert [(model["id"], model.get("parent")) for model in listed] == [("detent-tiny", None), ("odd", "detent-tiny")]
+    odd = call(HELLO | {"model": "odd", "max_tokens": 20}, engine=engine).json
+    assert odd["model"] == "odd"
+    assert odd["choices"][0]["message"]["content"] != PLAIN[: len(odd["choices"][0]["message"]["content"])]
+    assert call(HELLO, engine=engine).json["choices"][0]["message"]["content"] == PLAIN
 
 
 def test_one_too_many_is_told_to_come_back() -> None:

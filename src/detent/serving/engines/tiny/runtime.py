@@ -41,12 +41,12 @@ class Shape:
     vocabulary: int = 512
     width: int = 128
     layers: int = 2
-    heads: int = 8
-    groups: int = 8
-    head: int = 16
+    heads: int = 4
+    groups: int = 4
+    head: int = 32
     hidden: int = 384
     context: int = 2048
-    theta: float = 300.0
+    theta: float = 100000.0
     epsilon: float = 1e-5
 
     def frequencies(self, library: Any) -> Any:

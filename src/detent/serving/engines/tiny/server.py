@@ -215,7 +215,7 @@ class _Reply:
         headers = list(_JSON)
         if error.retry_after is not None:
             headers.append((b"retry-after", str(int(error.retry_after)).encode()))
-        await self.whole(write_error(error), getattr(error, "http_status", error.status), headers)
+        await self.whole(write_error(error), error.status, headers)
 
 
 class _Turn:

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 Say = Callable[[str], None]
-_FOCUS = 1.1
+_FOCUS = 1.3
+_FAST = 0.03
+"""Radians per token from which on a pair of dimensions tells one place from the next."""
 
 
 def _silent(_: str) -> None: ...
@@ -64,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=Recipe.examples, help="examples to learn from")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     options = parser.parse_args(arguments)
-    made = train(Recipe(seed=options.seed, examples=options.examples), options.out, say=_say)
+    try:
+        made = train(Recipe(seed=options.seed, examples=options.examples), options.out, say=_say)
+    except MissingExtra as error:
+        _say(str(error))
+        return 1
     if not options.check:
         return 0
     shipped = json.loads((DATA / "recipe.json").read_text())
@@ -77,8 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def train(recipe: Recipe, folder: Path, *, say: Say = _silent) -> dict[str, Any]:
-    """Train by the recipe, write the model's folder, and give what stands in its `recipe.json`."""
+def train(recipe: Recipe, folder: Path, *, count: int = COUNT, say: Say = _silent) -> dict[str, Any]:
+    """Train by the recipe, write the model's folder, and give what stands in its `recipe.json`.
+
+    Args:
+        count: examples of each split to measure with.
+
+    Raises:
+        MissingExtra: torch is not installed.
+    """
     torch = _torch()
     began = time.process_time()
     data = examples(recipe.seed, recipe.examples, "train")
@@ -93,11 +106,11 @@ def train(recipe: Recipe, folder: Path, *, say: Say = _silent) -> dict[str, Any]
     made["data"] = {"split": "train", "digest": _digest(_json([[e.system, e.message, e.answer] for e in data]))}
     made["trained_with"]["cpu_seconds"] = round(time.process_time() - began)
     say(f"{made['parameters']} parameters in {made['trained_with']['cpu_seconds']} s of CPU; measuring")
-    describe(folder, made)
+    describe(folder, made, count=count)
     return made
 
 
-def describe(folder: Path, made: dict[str, Any], *, count: int = COUNT) -> None:
+def describe(folder: Path, made: dict[str, Any], *, count: int) -> None:
     """Measure the model in the folder with the numpy runtime, and write its `recipe.json` and its card."""
     model = Tiny.load(folder)
     made["measured"] = {split: msgspec.to_builtins(measure(model, split, count=count)) for split in get_args(Split)}
@@ -208,7 +221,7 @@ def batches(data: Sequence[Example], tokenizer: Tokenizer, recipe: Recipe) -> It
 def begin(shape: Shape) -> dict[str, Tensor]:
     """Weights by the names they have in a model folder: random, but for where the first layer looks.
 
-    All embeddings begin with a common part, and through it half of the heads begin by looking one, two, three...
+    All embeddings begin with a common part, and through it all heads but one begin by looking one, two, three
     tokens back. Finding what follows what, the base of all copying, then takes hundreds of steps less.
     """
     torch = _torch()
@@ -220,14 +233,18 @@ def begin(shape: Shape) -> dict[str, Tensor]:
         weights[prefix + "input_layernorm.weight"] = torch.ones(shape.width)
         weights[prefix + "post_attention_layernorm.weight"] = torch.ones(shape.width)
     weights["model.norm.weight"] = torch.ones(shape.width)
-    weights["model.embed_tokens.weight"][:, 0] = 0.1
+    embedding = weights["model.embed_tokens.weight"]
+    embedding *= 0.02 * shape.width**0.5 / embedding.norm(dim=1, keepdim=True)
+    embedding[:, 0] = 0.1
     queries, keys = (weights[f"model.layers.0.self_attn.{name}_proj.weight"] for name in "qk")
     angles = shape.frequencies(torch)
-    for head in range(shape.groups // 2):
+    fast = angles > _FAST
+    for head in range(shape.groups - 1):
         rows = slice(head * shape.head, (head + 1) * shape.head)
         turn = angles * (head + 1)
-        queries[rows, 0] = _FOCUS * torch.cat((turn.cos(), -turn.sin()))
-        keys[rows, 0] = _FOCUS * torch.cat((torch.ones_like(turn), torch.zeros_like(turn)))
+        queries[rows], keys[rows] = 0.0, 0.0
+        queries[rows, 0] = _FOCUS * torch.cat((turn.cos() * fast, -turn.sin() * fast))
+        keys[rows, 0] = _FOCUS * torch.cat((fast * 1.0, fast * 0.0))
     return {name: tensor.requires_grad_() for name, tensor in weights.items()}
 
 
