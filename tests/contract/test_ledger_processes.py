@@ -66,9 +66,12 @@ def test_a_killed_writer_loses_nothing_acknowledged(opened: SqlLedger, database_
         writer = start(database_url, tmp_path, f"w{kill}")
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n", writer.communicate()[1]
+        # Every other one is killed wherever it happens to be, also before its first change; the others after one.
+        first = writer.stdout.readline() if kill % 2 else ""
         time.sleep(rng.uniform(0.0, 0.12))
         writer.kill()
-        kept += acknowledged(writer.communicate(timeout=20)[0])
+        kept += acknowledged(first + writer.stdout.read())
+        writer.communicate(timeout=20)
         seen = opened.verify()
         assert seen.findings == ()
         stored = all_ids(opened)
@@ -76,7 +79,7 @@ def test_a_killed_writer_loses_nothing_acknowledged(opened: SqlLedger, database_
         assert len(stored) == len(set(stored))
         # At most the one change that was under way is there without having been acknowledged, and it is there whole.
         assert seen.facts - len(kept) <= 3 * (kill + 1)
-    assert len(kept) > KILLS
+    assert len(kept) >= KILLS // 2
     assert opened.rebuild() == dict.fromkeys(opened.rebuild(), 0)
 
 

@@ -16,6 +16,9 @@ from detent.kernel.clock import SECOND, Clock
 _PR_SET_PDEATHSIG: Final = 1
 _FIRST_DELAY: Final = SECOND // 4
 _LONGEST_DELAY: Final = 30 * SECOND
+_LONGEST_DELAY_SERVED: Final = 1 * SECOND
+"""For a process that was ready before it died: what serves between two deaths is worth more than rest."""
+
 _HEALTHY_AFTER: Final = 5 * SECOND
 """A process that was ready and ran this long has a clean slate: after its death it is started again at once."""
 
@@ -140,9 +143,10 @@ class Child:
         status = self._process.poll()
         if status is not None:
             ran = now - self._started
-            self._failures = 1 if self._state == "running" and ran > _HEALTHY_AFTER else self._failures + 1
+            served = self._state == "running"
+            self._failures = 1 if served and ran > _HEALTHY_AFTER else self._failures + 1
             self.settle()
-            delay = delay_after(self._failures)
+            delay = delay_after(self._failures, served=served)
             self._due = now + delay
             how = _ended(status)
             self._turn("restarting", f"It {how}.")
@@ -186,9 +190,14 @@ class Child:
         self._state, self._since, self._detail = state, self._clock.now(), detail
 
 
-def delay_after(failures: int) -> int:
-    """ns to wait before a start: none after the first quick death, then doubling up to half a minute."""
-    return 0 if failures <= 1 else min(_FIRST_DELAY << min(failures - 2, 20), _LONGEST_DELAY)
+def delay_after(failures: int, *, served: bool = False) -> int:
+    """ns to wait before a start: none after the first quick death, then doubling up to half a minute.
+
+    Args:
+        served: whether the process was ready before it died; then it waits a second at most.
+    """
+    longest = _LONGEST_DELAY_SERVED if served else _LONGEST_DELAY
+    return 0 if failures <= 1 else min(_FIRST_DELAY << min(failures - 2, 20), longest)
 
 
 def _ended(status: int) -> str:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from functools import cache
 from types import FrameType
@@ -17,7 +18,7 @@ from detent.gateway.plane import Plane
 from detent.gateway.upstream import Client, Timeouts
 from detent.guard.vault import Vault, open_vault
 from detent.kernel.clock import SystemClock
-from detent.kernel.errors import BadSettings, DetentError
+from detent.kernel.errors import BadSettings, DetentError, StorageFailed
 from detent.kernel.log import set_up_log
 from detent.kernel.settings import Settings, load_settings
 from detent.kernel.telemetry import Span
@@ -25,6 +26,9 @@ from detent.traces.spool import Spool, encode_span
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
+_SYNC_SECONDS = 1.0
+"""How often the spool is put on the disk: what a power loss may take at most. A killed process loses nothing."""
+
 _log = logging.getLogger("detent.gateway")
 
 
@@ -106,12 +110,28 @@ def _serve(settings: Settings, listening: socket.socket, *, worker: str) -> None
     )
     host, port = listening.getsockname()[:2]
     _log.info("gateway worker %s listens on http://%s:%d", worker, host, port)
+    over = threading.Event()
+    syncing = threading.Thread(target=_sync_often, args=(spool, over), name="spool-sync", daemon=True)
+    syncing.start()
     try:
         Draining(config).run(sockets=[listening])
     finally:
-        spool.sync()
+        over.set()
+        syncing.join()
         spool.close()
     _log.info("gateway worker %s has stopped", worker)
+
+
+def _sync_often(spool: Spool, over: threading.Event) -> None:
+    failing = False
+    while not over.wait(_SYNC_SECONDS):
+        try:
+            spool.sync()
+            failing = False
+        except StorageFailed as error:
+            if not failing:
+                _log.error("%s", error)
+            failing = True
 
 
 def _listening(settings: Settings, fd: int | None) -> socket.socket:

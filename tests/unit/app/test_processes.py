@@ -190,12 +190,29 @@ def test_a_child_runs_dies_and_is_started_again() -> None:
 def test_a_child_that_keeps_dying_is_started_ever_more_rarely() -> None:
     delays = [delay_after(failures) / SECOND for failures in range(1, 12)]
     assert delays == [0, 0.25, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert [delay_after(failures, served=True) / SECOND for failures in range(1, 7)] == [0, 0.25, 0.5, 1, 1, 1]
     found = child("raise SystemExit(3)", ready=lambda: False)
     found.start()
     until(lambda: "left with status 3" in found.look())
     until(lambda: (found.look(), found.restarts == 2)[1])
     assert not found.ready_once
     found.kill()
+    found.settle()
+
+
+def test_a_child_that_served_is_back_soon_however_often_it_died() -> None:
+    found = child("import time; time.sleep(60)")
+    found.start()
+    for turn in range(5):
+        until(lambda: (found.look(), found.state == "running")[1])
+        os.kill(found.pid, signal.SIGKILL)
+        said: list[str] = []
+        until(lambda heard=said: (heard.append(found.look()), heard[-1])[1])
+        waits = float(said[-1].rpartition("again in ")[2].removesuffix(" s"))
+        assert waits == (0, 0.25, 0.5, 1, 1)[turn]
+    until(lambda: (found.look(), found.state == "running")[1])
+    found.kill()
+    until(lambda: not found.alive)
     found.settle()
 
 
