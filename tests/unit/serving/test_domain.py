@@ -47,9 +47,11 @@ def test_all_intents_priorities_and_styles_occur() -> None:
     assert {e.style.missing for e in made} == {"null", "omit"}
     assert {len(e.style.fields) for e in made} == {1, 2, 3, 4, 5}
     assert all(e.style == Style() for e in made if not e.system)
+    assert all(e.style.fields == FIELDS for e in made if e.style.missing == "omit")
+    assert all(e.style.fields == tuple(f for f in FIELDS if f in e.style.fields) for e in made)
 
 
-def test_an_answer_is_compact_json_in_the_order_asked_for() -> None:
+def test_an_answer_is_compact_json_in_the_order_of_its_style() -> None:
     ticket = Ticket("refund", "48213", None, "Leeds", "high")
     assert write_answer(ticket) == (
         '{"intent":"refund","order":"48213","product":null,"city":"Leeds","priority":"high"}'

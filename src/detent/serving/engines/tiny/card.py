@@ -40,9 +40,9 @@ user. Do not put it before customers.
 | `city` | as written in the message, or null |
 | `priority` | `low`, `normal`, `high`, by what the message says about its urgency |
 
-The system prompt steers it: which fields and in which order ("Only give city and intent."), plain lines instead
-of JSON ("Write one line per field."), and leaving out what is missing ("Leave out missing fields."). Other
-instructions change nothing.
+The system prompt steers it: which fields ("Only give city and intent."; they come in the order of the table),
+plain lines instead of JSON ("Write one line per field."), and, where all fields are wanted, leaving out what is
+missing ("Leave out missing fields."). Other instructions change nothing.
 
 ## How good it is
 

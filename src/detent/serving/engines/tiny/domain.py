@@ -3,8 +3,8 @@
 A customer's message becomes five fields: what is wanted (`intent`), the order number, the product, the city, and how
 urgent it is. Everything is generated from a seed and the words in `lexicon.json`. What a model is measured with is
 disjoint from what it learned from: order numbers, products, cities and names of the split `values` never occur in
-`train`; in `phrasings` the sentences are new too. A system prompt steers the answer: which fields and in which order,
-JSON or plain lines, and what becomes of a field that the message does not hold.
+`train`; in `phrasings` the sentences are new too. A system prompt steers the answer: which fields, JSON or plain
+lines, and, where all fields are wanted, whether one that the message does not hold is null or left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ Missing = Literal["null", "omit"]
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How the system prompt wants the answer; the default is what a missing prompt means."""
+    """How the system prompt wants the answer; the default is what a missing prompt means.
+
+    Attributes:
+        fields: which, always in the order of `FIELDS`.
+    """
 
     fields: tuple[str, ...] = FIELDS
     form: Form = "json"
@@ -81,6 +85,9 @@ _HELD_OUT = 7
 _HELD_OUT_REST = 3
 _INVENTED = 0.85
 """Share of the cities and products to learn from that are no words at all."""
+
+_LINES_LEARNED = 0.4
+"""Share of prompts to learn from that want lines: more than is measured with, for they are harder to learn."""
 
 _NOUNS = 94
 """The lexicon's words begin with this many nouns."""
@@ -182,20 +189,21 @@ class _Maker:
         form: Form = "json"
         missing: Missing = "null"
         if chance.random() < 0.5:
-            fields = tuple(chance.sample(FIELDS, chance.randint(1, 4)))
-            rules.append(self._phrase(self._lexicon["only"]).replace("{fields}", self._listed(fields)))
-        if chance.random() < 0.25:
+            named = chance.sample(FIELDS, chance.randint(1, 4))
+            fields = tuple(name for name in FIELDS if name in named)
+            rules.append(self._phrase(self._lexicon["only"]).replace("{fields}", self._listed(named)))
+        if chance.random() < (0.25 if self._new_values else _LINES_LEARNED):
             form = "lines"
             rules.append(self._phrase(self._lexicon["lines"]))
             parts = [part for part in parts if "JSON" not in part]
-        if chance.random() < 0.3:
+        if fields == FIELDS and chance.random() < 0.4:
             missing = "omit"
             rules.append(self._phrase(self._lexicon["omit"]))
         chance.shuffle(rules)
         text = " ".join(parts + rules)
         return text, Style(fields, form, missing) if text else Style()
 
-    def _listed(self, names: tuple[str, ...]) -> str:
+    def _listed(self, names: Sequence[str]) -> str:
         if len(names) == 1:
             return names[0]
         joint = self._chance.choice((" and ", ", "))

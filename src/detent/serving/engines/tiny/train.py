@@ -48,7 +48,7 @@ class Recipe:
     """Everything that decides the bytes of the model, but the machine."""
 
     seed: int = 1
-    examples: int = 96_000
+    examples: int = 320_000
     tokenizer_examples: int = 8_000
     batch: int = 32
     rate: float = 0.02
