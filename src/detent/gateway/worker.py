@@ -111,7 +111,7 @@ def _serve(settings: Settings, listening: socket.socket, *, worker: str) -> None
     host, port = listening.getsockname()[:2]
     _log.info("gateway worker %s listens on http://%s:%d", worker, host, port)
     over = threading.Event()
-    syncing = threading.Thread(target=_sync_often, args=(spool, over), name="spool-sync", daemon=True)
+    syncing = threading.Thread(target=sync_often, args=(spool, over, _SYNC_SECONDS), name="spool-sync", daemon=True)
     syncing.start()
     try:
         Draining(config).run(sockets=[listening])
@@ -122,9 +122,10 @@ def _serve(settings: Settings, listening: socket.socket, *, worker: str) -> None
     _log.info("gateway worker %s has stopped", worker)
 
 
-def _sync_often(spool: Spool, over: threading.Event) -> None:
+def sync_often(spool: Spool, over: threading.Event, seconds: float) -> None:
+    """Put the spool on the disk at intervals until `over`; a disk that refuses is told once, and tried again."""
     failing = False
-    while not over.wait(_SYNC_SECONDS):
+    while not over.wait(seconds):
         try:
             spool.sync()
             failing = False

@@ -179,19 +179,21 @@ class Spool:
             StorageFailed: the disk refuses.
         """
         with self._lock:
-            ended, self._ended = self._ended, []
-            current = os.dup(self._fd) if self._fd >= 0 else -1
+            try:
+                # A descriptor of its own, so that appending goes on and may end the segment meanwhile.
+                current = [os.dup(self._fd)] if self._fd >= 0 else []
+            except OSError as error:
+                raise StorageFailed(f"The spool cannot be put on the disk: {error.strerror}.") from error
+            waiting, self._ended = [*self._ended, *current], []
         try:
-            for fd in [*ended, current]:
-                if fd >= 0:
-                    os.fdatasync(fd)
+            for fd in waiting:
+                os.fdatasync(fd)
             _sync_folder(self._folder)
         except OSError as error:
             raise StorageFailed(f"The spool cannot be put on the disk: {error.strerror}.") from error
         finally:
-            for fd in [*ended, current]:
-                if fd >= 0:
-                    os.close(fd)
+            for fd in waiting:
+                os.close(fd)
 
     def close(self) -> None:
         """Put everything on the disk and finish the segment. Calling it again does nothing."""

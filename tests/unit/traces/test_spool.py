@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -266,3 +267,21 @@ def test_sync_covers_ended_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(synced) == [path.name for path in segments(tmp_path)]
     spool.sync()
     assert len(synced) == len(segments(tmp_path)) + 1  # only the current one again
+
+
+def test_a_sync_without_descriptors_loses_sight_of_no_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, writer="w1", max_bytes=1 << 20, segment_bytes=1024)
+    for _ in range(30):
+        spool.append(b"x" * 100)
+
+    def refuse(_fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "dup", refuse)
+        with pytest.raises(StorageFailed, match="Too many open files"):
+            spool.sync()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    spool.sync()
+    assert len(synced) == len(segments(tmp_path))
