@@ -11,7 +11,7 @@ import msgspec
 from detent.gateway.model import Key, Provider
 from detent.gateway.prices import PriceTable, shipped_prices
 from detent.gateway.snapshot import Sources, compile_snapshot, publish
-from detent.gateway.views import KEYS, PRICES, PROVIDERS, ROUTES
+from detent.gateway.views import BUDGETS, KEYS, LIMITS, PRICES, PROVIDERS, ROUTES, WEIGHTS
 from detent.kernel.clock import Clock
 from detent.kernel.identity import Actor, Permission
 from detent.kernel.ports import Ledger, Secrets
@@ -52,6 +52,9 @@ class Publisher:
                 prices=tuple(self._ledger.rows(PRICES).values()),
                 secrets=self._sealed(providers),
                 engine_url=self._engine_url(),
+                limits=tuple(self._ledger.rows(LIMITS).values()),
+                budgets=tuple(self._ledger.rows(BUDGETS).values()),
+                weights=tuple(self._ledger.rows(WEIGHTS).values()),
             )
             if self._table is None:
                 self._table = shipped_prices()

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from detent.gateway.model import Dialect, Target
+from typing import Literal
+
+from detent.gateway.model import (
+    Band,
+    Breaker,
+    CachePolicy,
+    Dialect,
+    Fallback,
+    Hedge,
+    Period,
+    Policy,
+    Queue,
+    Retry,
+    Scope,
+    Shadow,
+    Target,
+    Timeouts,
+    Unit,
+)
 from detent.kernel.facts import FactBody, fact
 from detent.kernel.identity import Permission
 from detent.kernel.money import Price
@@ -32,8 +50,12 @@ class ProviderSaved(FactBody, frozen=True, kw_only=True):
     name: str
     url: str
     dialect: Dialect = "openai"
+    flavour: str = ""
     secret_id: str = ""
     allow_private: bool = False
+    region: str = ""
+    api_version: str = ""
+    max_concurrency: int = 0
 
 
 @fact("provider.removed", sealed_at_once=True)
@@ -45,10 +67,21 @@ class ProviderRemoved(FactBody, frozen=True, kw_only=True):
 
 @fact("route.saved")
 class RouteSaved(FactBody, frozen=True, kw_only=True):
-    """A route was added or changed."""
+    """A route was added or changed; what is said here is all of it."""
 
     name: str
     targets: tuple[Target, ...]
+    policy: Policy = "ordered"
+    fallbacks: tuple[Fallback, ...] = ()
+    retry: Retry = Retry()
+    breaker: Breaker = Breaker()
+    hedge: Hedge = Hedge()
+    timeouts: Timeouts = Timeouts()
+    queue: Queue = Queue()
+    sticky: Literal["", "session", "user"] = ""
+    shadow: Shadow | None = None
+    cache: CachePolicy = CachePolicy()
+    priority: Band = "default"
 
 
 @fact("route.removed", sealed_at_once=True)
@@ -67,4 +100,63 @@ class PriceSet(FactBody, frozen=True, kw_only=True):
     price: Price
 
 
-FACTS = (KeyMinted, KeyRevoked, ProviderSaved, ProviderRemoved, RouteSaved, RouteRemoved, PriceSet)
+@fact("limit.set")
+class LimitSet(FactBody, frozen=True, kw_only=True):
+    """A limit was added or changed."""
+
+    name: str
+    scope: Scope
+    subject: str = ""
+    unit: Unit
+    amount: int
+    window_seconds: int = 60
+
+
+@fact("limit.removed")
+class LimitRemoved(FactBody, frozen=True, kw_only=True):
+    """A limit was removed."""
+
+    name: str
+
+
+@fact("budget.set")
+class BudgetSet(FactBody, frozen=True, kw_only=True):
+    """A budget was added or changed; `amount` in nano-dollars."""
+
+    name: str
+    scope: Scope
+    subject: str = ""
+    amount: int
+    period: Period = "month"
+    alerts: tuple[int, ...] = (50, 80, 100)
+    hard: bool = True
+
+
+@fact("budget.removed")
+class BudgetRemoved(FactBody, frozen=True, kw_only=True):
+    """A budget was removed."""
+
+    name: str
+
+
+@fact("weight.set")
+class WeightSet(FactBody, frozen=True, kw_only=True):
+    """A project was given a share of contended deployments."""
+
+    weight: int
+
+
+FACTS = (
+    KeyMinted,
+    KeyRevoked,
+    ProviderSaved,
+    ProviderRemoved,
+    RouteSaved,
+    RouteRemoved,
+    PriceSet,
+    LimitSet,
+    LimitRemoved,
+    BudgetSet,
+    BudgetRemoved,
+    WeightSet,
+)

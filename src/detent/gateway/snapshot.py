@@ -12,19 +12,31 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from detent.gateway.model import EMBEDDED, EMBEDDED_MODEL, Key, PriceEntry, Provider, Route, Target
+from detent.gateway.model import (
+    EMBEDDED,
+    EMBEDDED_MODEL,
+    Budget,
+    Key,
+    Limit,
+    PriceEntry,
+    Provider,
+    Route,
+    Target,
+    Weight,
+)
 from detent.gateway.prices import PriceTable, price_of
 from detent.kernel.errors import StorageFailed
 from detent.kernel.identity import DEFAULT_PROJECT, Permission
 from detent.kernel.money import Price
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _CURRENT = "current.json"
 _KEPT = 20
+R = TypeVar("R", Limit, Budget)
 
 
 class KeyEntry(msgspec.Struct, frozen=True):
@@ -45,6 +57,10 @@ class ProviderEntry(msgspec.Struct, frozen=True):
     url: str
     sealed: str
     allow_private: bool
+    flavour: str = ""
+    region: str = ""
+    api_version: str = ""
+    max_concurrency: int = 0
 
 
 class TargetEntry(msgspec.Struct, frozen=True):
@@ -57,12 +73,13 @@ class TargetEntry(msgspec.Struct, frozen=True):
 
 
 class RouteEntry(msgspec.Struct, frozen=True):
-    """A route with its targets in order."""
+    """A route with its targets in order, and its rules (whose own targets are left out)."""
 
     name: str
     project: str
     created: int
     targets: tuple[TargetEntry, ...]
+    rules: Route = Route(name="", project="", targets=())
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -76,6 +93,8 @@ class Snapshot(msgspec.Struct, frozen=True):
         providers: by `project/name`.
         routes: by `project/name`.
         content: the content policy (`keep` or `drop`) by project; absent means the installation's setting.
+        limits, budgets: by project.
+        weights: projects' shares in admission; 1 where absent.
     """
 
     format: int
@@ -85,6 +104,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     providers: dict[str, ProviderEntry]
     routes: dict[str, RouteEntry]
     content: dict[str, Literal["keep", "drop"]] = {}
+    limits: dict[str, tuple[Limit, ...]] = {}
+    budgets: dict[str, tuple[Budget, ...]] = {}
+    weights: dict[str, int] = {}
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -97,6 +119,9 @@ class Sources(msgspec.Struct, frozen=True):
     prices: Iterable[PriceEntry]
     secrets: Mapping[str, str]
     engine_url: str = ""
+    limits: Iterable[Limit] = ()
+    budgets: Iterable[Budget] = ()
+    weights: Iterable[Weight] = ()
 
 
 def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapshot:
@@ -112,7 +137,15 @@ def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapsh
         own.setdefault(entry.project, {})[entry.provider, entry.model] = entry.price
     providers = {
         f"{p.project}/{p.name}": ProviderEntry(
-            p.name, p.dialect, p.url, sources.secrets.get(p.secret_id, ""), p.allow_private
+            p.name,
+            p.dialect,
+            p.url,
+            sources.secrets.get(p.secret_id, ""),
+            p.allow_private,
+            p.flavour,
+            p.region,
+            p.api_version,
+            p.max_concurrency,
         )
         for p in sources.providers
     }
@@ -138,10 +171,28 @@ def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapsh
                 for target in route.targets
                 if f"{route.project}/{target.provider}" in providers
             ),
+            msgspec.structs.replace(route, targets=()),
         )
         for path, route in named.items()
     }
-    return Snapshot(FORMAT, sources.position, now, keys, providers, routes)
+    return Snapshot(
+        FORMAT,
+        sources.position,
+        now,
+        keys,
+        providers,
+        routes,
+        limits=_by_project(sources.limits),
+        budgets=_by_project(sources.budgets),
+        weights={w.project: w.weight for w in sources.weights},
+    )
+
+
+def _by_project(rules: Iterable[R]) -> dict[str, tuple[R, ...]]:
+    found: dict[str, list[R]] = {}
+    for rule in sorted(rules, key=lambda rule: rule.name):
+        found.setdefault(rule.project, []).append(rule)
+    return {project: tuple(of_project) for project, of_project in found.items()}
 
 
 def publish(snapshot: Snapshot, folder: Path) -> Path:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import msgspec
 
 from detent.gateway.facts import (
+    BudgetRemoved,
+    BudgetSet,
     KeyMinted,
     KeyRevoked,
+    LimitRemoved,
+    LimitSet,
     PriceSet,
     ProviderRemoved,
     ProviderSaved,
     RouteRemoved,
     RouteSaved,
+    WeightSet,
 )
-from detent.gateway.model import Key, PriceEntry, Provider, Route
+from detent.gateway.model import Budget, Key, Limit, PriceEntry, Provider, Route, Weight
 from detent.kernel.facts import Fact, View
 
 
@@ -41,22 +46,14 @@ def _fold_provider(_provider: Provider | None, fact: Fact) -> Provider | None:
     body = fact.body
     if not isinstance(body, ProviderSaved):
         return None
-    return Provider(
-        name=body.name,
-        project=fact.project,
-        dialect=body.dialect,
-        url=body.url,
-        secret_id=body.secret_id,
-        allow_private=body.allow_private,
-        changed=fact.time,
-    )
+    return Provider(**msgspec.structs.asdict(body), project=fact.project, changed=fact.time)
 
 
 def _fold_route(_route: Route | None, fact: Fact) -> Route | None:
     body = fact.body
     if not isinstance(body, RouteSaved):
         return None
-    return Route(name=body.name, project=fact.project, targets=body.targets, changed=fact.time)
+    return Route(**msgspec.structs.asdict(body), project=fact.project, changed=fact.time)
 
 
 def _fold_price(entry: PriceEntry | None, fact: Fact) -> PriceEntry | None:
@@ -68,9 +65,34 @@ def _fold_price(entry: PriceEntry | None, fact: Fact) -> PriceEntry | None:
     )
 
 
+def _fold_limit(_limit: Limit | None, fact: Fact) -> Limit | None:
+    body = fact.body
+    if not isinstance(body, LimitSet):
+        return None
+    return Limit(**msgspec.structs.asdict(body), project=fact.project, changed=fact.time)
+
+
+def _fold_budget(_budget: Budget | None, fact: Fact) -> Budget | None:
+    body = fact.body
+    if not isinstance(body, BudgetSet):
+        return None
+    return Budget(**msgspec.structs.asdict(body), project=fact.project, changed=fact.time)
+
+
+def _fold_weight(weight: Weight | None, fact: Fact) -> Weight | None:
+    body = fact.body
+    if not isinstance(body, WeightSet):
+        return weight
+    return Weight(project=fact.project, weight=body.weight, changed=fact.time)
+
+
 KEYS = View("keys", Key, (KeyMinted, KeyRevoked), _fold_key)
 PROVIDERS = View("providers", Provider, (ProviderSaved, ProviderRemoved), _fold_provider)
 ROUTES = View("routes", Route, (RouteSaved, RouteRemoved), _fold_route)
 PRICES = View("prices", PriceEntry, (PriceSet,), _fold_price)
 
-VIEWS = (KEYS, PROVIDERS, ROUTES, PRICES)
+LIMITS = View("limits", Limit, (LimitSet, LimitRemoved), _fold_limit)
+BUDGETS = View("budgets", Budget, (BudgetSet, BudgetRemoved), _fold_budget)
+WEIGHTS = View("weights", Weight, (WeightSet,), _fold_weight)
+
+VIEWS = (KEYS, PROVIDERS, ROUTES, PRICES, LIMITS, BUDGETS, WEIGHTS)

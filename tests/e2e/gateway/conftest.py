@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from detent.gateway.keys import hash_token
-from detent.gateway.snapshot import KeyEntry, ProviderEntry, RouteEntry, Snapshot, TargetEntry, publish
+from detent.gateway.snapshot import FORMAT, KeyEntry, ProviderEntry, RouteEntry, Snapshot, TargetEntry, publish
 from detent.kernel.identity import Permission
 from detent.kernel.money import Price
 from detent.kernel.telemetry import Span
@@ -310,7 +310,7 @@ def snapshot(
     urls = sorted({url for chain in targets.values() for url in chain})
     names = {url: f"p{number}" for number, url in enumerate(urls)}
     return Snapshot(
-        format=1,
+        format=FORMAT,
         position=position,
         made=0,
         keys={str(hash_token(KEY)): entry()} if keys is None else keys,

@@ -71,7 +71,7 @@ def test_damage_is_named(tmp_path: Path, data: bytes) -> None:
 def test_another_format_is_named(tmp_path: Path) -> None:
     other = msgspec.structs.replace(snapshot(1), format=FORMAT + 1)
     (tmp_path / "current.json").write_bytes(msgspec.json.encode(other))
-    with pytest.raises(StorageFailed, match="format 2"):
+    with pytest.raises(StorageFailed, match=f"format {FORMAT + 1}"):
         load(tmp_path)
 
 
