@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
@@ -11,6 +12,7 @@ from detent.gateway.sse import given, upstream_error
 from detent.gateway.surrogates import mended
 from detent.gateway.usage import read_usage
 from detent.kernel.chat import Usage
+from detent.kernel.clock import SECOND
 from detent.kernel.errors import DetentError
 
 _PASSED_ON: Final = range(400, 500)
@@ -38,9 +40,16 @@ class _Completion(msgspec.Struct):
 _DECODER: Final = msgspec.json.Decoder(_Completion)
 
 
-class ChatAnswer(msgspec.Struct, frozen=True):
-    """What a completion said. `message` is the first choice's, as JSON; `size` counts the bytes of all of them."""
+class Said(msgspec.Struct, frozen=True):
+    """What an answer in one piece said.
 
+    Attributes:
+        data: what the client gets.
+        message: the answer's message as JSON; a list of messages when there are several choices.
+        size: bytes of all messages.
+    """
+
+    data: bytes
     id: str
     model: str
     message: bytes
@@ -49,7 +58,7 @@ class ChatAnswer(msgspec.Struct, frozen=True):
     usage: Usage | None
 
 
-def read_answer(data: bytes) -> ChatAnswer:
+def read_answer(data: bytes) -> Said:
     """Read a completion.
 
     Raises:
@@ -60,17 +69,18 @@ def read_answer(data: bytes) -> ChatAnswer:
         found = _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         if (whole := mended(data)) is not None:
-            return read_answer(whole)
+            return msgspec.structs.replace(read_answer(whole), data=data)
         raise BadAnswer("The provider's answer is no chat completion.") from None
     if given(found.error):
         raise upstream_error(bytes(found.error))
     if not found.choices:
         raise BadAnswer("The provider's answer holds no choices.")
     messages = [bytes(choice.message) for choice in found.choices]
-    return ChatAnswer(
+    return Said(
+        data,
         found.id or "",
         found.model or "",
-        messages[0],
+        messages[0] if len(messages) == 1 else b"[" + b",".join(messages) + b"]",
         sum(map(len, messages)),
         found.choices[0].finish_reason or "",
         read_usage(found.usage) if found.usage else None,
@@ -82,11 +92,15 @@ def is_passed_on(status: int) -> bool:
     return status in _PASSED_ON and status not in _OURS
 
 
-def failure(status: int, headers: dict[bytes, bytes], data: bytes) -> DetentError:
-    """A provider's status other than 200 as our error, with its own message in it."""
+def failure(status: int, headers: dict[bytes, bytes], data: bytes, now: int) -> DetentError:
+    """A provider's status other than 200 as our error, with its own message in it.
+
+    Args:
+        now: ns since the epoch; a `Retry-After` may be a date.
+    """
     said = upstream_error(data).message.removeprefix("The provider reported an error: ")
     said = "" if said == "without a message" else f": {said}"
-    after = _retry_after(headers)
+    after = retry_after(headers, now)
     if status == 429:
         return UpstreamBusy(
             f"The provider is over its limit{said or '.'}",
@@ -108,6 +122,21 @@ def holds_error(data: bytes) -> bool:
         return False
 
 
-def _retry_after(headers: dict[bytes, bytes]) -> float | None:
-    value = headers.get(b"retry-after", b"")
-    return min(float(value), _MAX_RETRY_AFTER) if value.isdigit() else None
+def retry_after(headers: dict[bytes, bytes], now: int) -> float | None:
+    """Seconds that a provider asks to wait (RFC 9110, section 10.2.3: a number, or a date), an hour at most.
+
+    `retry-after-ms`, which some providers send beside it, is finer and goes first.
+    """
+    fine = headers.get(b"retry-after-ms", b"")
+    if fine.isdigit():
+        return min(float(fine[:12]) / 1000, _MAX_RETRY_AFTER)
+    value = headers.get(b"retry-after", b"").strip()
+    if value.isdigit():
+        return min(float(value[:12]), _MAX_RETRY_AFTER)
+    if not value:
+        return None
+    try:
+        moment = parsedate_to_datetime(value.decode("latin-1")).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(moment - now / SECOND, 0.0), _MAX_RETRY_AFTER)

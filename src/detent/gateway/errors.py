@@ -147,9 +147,19 @@ class UpstreamError(UpstreamFailed):
 
 
 class UpstreamRejected(InvalidInput):
-    """The provider found fault with the request; its own words are passed on."""
+    """The provider found fault with the request; its own words are passed on.
+
+    Attributes:
+        answered: the provider's status, which the client gets too.
+        said: the provider's body.
+    """
 
     code = "upstream_rejected"
+
+    def __init__(self, message: str, *, hint: str = "", answered: int = 400, said: bytes = b"") -> None:
+        super().__init__(message, hint=hint)
+        self.answered = answered
+        self.said = said
 
 
 class NoUpstream(Unavailable):

@@ -25,6 +25,7 @@ from detent.gateway.errors import (
 )
 from detent.gateway.keys import hash_token
 from detent.gateway.metrics import Metrics, label
+from detent.gateway.operations import OPERATIONS, Operation
 from detent.gateway.snapshot import KeyEntry
 from detent.gateway.upstream import Client, Lane
 from detent.gateway.world import Deployment, Way, World, build_world
@@ -92,7 +93,7 @@ class Plane:
         try:
             if path == "/v1/chat/completions":
                 _need(method, "POST")
-                await self._chat(scope, receive, send)
+                await self._call(OPERATIONS[path], scope, receive, send)
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 _need(method, "GET")
                 name = path.removeprefix("/v1/models").removeprefix("/")
@@ -116,10 +117,10 @@ class Plane:
             self.metrics.count("detent_gateway_refused_total", label(code=error.code))
             await _respond(send, error.status, openai_body(error), retry_after=error.retry_after, error=error)
 
-    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _call(self, operation: Operation, scope: Scope, receive: Receive, send: Send) -> None:
         world = await self._present()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        call = Call(self, scope, send, self._authenticate(world, headers), headers)
+        call = Call(self, operation, scope, send, self._authenticate(world, headers), headers)
         self._inflight += 1
         try:
             await call.run(world, receive)

@@ -19,6 +19,7 @@ from detent.kernel.errors import WorldError
 _MAX_EVENT: Final = 16 * 1024 * 1024
 _DONE: Final = b"data: [DONE]\n\n"
 _BOM: Final = b"\xef\xbb\xbf"
+_MAX_CHOICES: Final = 127
 
 
 _ABSENT: Final = msgspec.Raw()
@@ -81,6 +82,7 @@ class ChatStream:
         "_after_cr",
         "_hide_usage",
         "_keep",
+        "_others",
         "_tail",
         "_texts",
         "_tools",
@@ -109,6 +111,7 @@ class ChatStream:
         self._keep = keep
         self._texts: list[str] = []
         self._tools: dict[int, dict[str, Any]] = {}
+        self._others: dict[int, tuple[list[str], dict[int, dict[str, Any]]]] = {}
         self._tail = bytearray()
         self._after_cr = False
 
@@ -133,13 +136,16 @@ class ChatStream:
         del tail[: end + 2]
         return self._block(block)
 
-    def message(self) -> dict[str, Any]:
-        """The assistant's message as far as it has come (first choice)."""
-        content = "".join(self._texts)
-        found: dict[str, Any] = {"role": "assistant", "content": content or None if self._tools else content}
-        if self._tools:
-            found["tool_calls"] = [self._tools[index] for index in sorted(self._tools)]
-        return found
+    def closing(self) -> bytes:
+        """What ends the stream when its provider finished the answer but did not say so."""
+        return _DONE
+
+    def output(self) -> bytes:
+        """The answer as far as it has come, as JSON: a message, or a list of them when there are several choices."""
+        first = _message(self._texts, self._tools)
+        if not self._others:
+            return msgspec.json.encode(first)
+        return msgspec.json.encode([first, *(_message(*self._others[index]) for index in sorted(self._others))])
 
     def _plain(self, data: bytes) -> bytes:
         """CR LF and lone CR as LF; a pair that is split between two reads stays one line end."""
@@ -220,8 +226,8 @@ class ChatStream:
                     if text:
                         self.begun = True
                         self.characters += len(text)
-                        if choice.index == 0 and self.characters <= self._keep:
-                            self._texts.append(text)
+                        if self.characters <= self._keep:
+                            (self._texts if choice.index == 0 else self._other(choice.index)[0]).append(text)
                     else:
                         self._take_rest(choice.index, delta)
                 if choice.finish_reason:
@@ -255,14 +261,19 @@ class ChatStream:
         for call in calls:
             function = call.function or ToolFunction()
             self.characters += len(function.name or "") + len(function.arguments or "")
-            if index or self.characters > self._keep:
+            if self.characters > self._keep:
                 continue
-            known = self._tools.setdefault(
+            tools = self._other(index)[1] if index else self._tools
+            known = tools.setdefault(
                 call.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
             )
             known["id"] = call.id or known["id"]
             known["function"]["name"] += function.name or ""
             known["function"]["arguments"] += function.arguments or ""
+
+    def _other(self, index: int) -> tuple[list[str], dict[int, dict[str, Any]]]:
+        """What is kept of a further choice; a number out of all reason is kept with the last of them."""
+        return self._others.setdefault(min(max(index, 1), _MAX_CHOICES), ([], {}))
 
 
 class ToolFunction(msgspec.Struct):
@@ -281,6 +292,14 @@ class ToolCall(msgspec.Struct):
 
 
 _TOOL_DECODER: Final = msgspec.json.Decoder(list[ToolCall])
+
+
+def _message(texts: list[str], tools: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    content = "".join(texts)
+    found: dict[str, Any] = {"role": "assistant", "content": content or None if tools else content}
+    if tools:
+        found["tool_calls"] = [tools[index] for index in sorted(tools)]
+    return found
 
 
 def given(raw: msgspec.Raw) -> bool:

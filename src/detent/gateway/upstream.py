@@ -141,21 +141,33 @@ class Lane:
         self.allow_private = allow_private
         self.idle: list[Connection] = []
 
-    async def send(self, payload: bytes, *, hold: bool, total_deadline: float) -> Connection:
+    async def send(
+        self,
+        payload: bytes,
+        *,
+        hold: bool,
+        total_deadline: float,
+        timeouts: Timeouts | None = None,
+        sending: Callable[[], None] = lambda: None,
+    ) -> Connection:
         """Send one request and wait for the head of its answer.
 
         Args:
             payload: the whole request.
             hold: the first-token time-out runs until `Connection.begin()` is called, rather than to the first byte.
             total_deadline: the loop's time at which everything must be over.
+            timeouts: of this exchange; the client's own by default.
+            sending: called when there is a connection and the request is about to leave.
 
         Raises:
             WorldError: no connection, no answer in time, or a broken one. The connection is closed then.
         """
+        limits = timeouts or self.client.timeouts
         reused = bool(self.idle)
-        connection = self.idle.pop() if reused else await self.connect(total_deadline)
+        connection = self.idle.pop() if reused else await self.connect(total_deadline, limits.connect)
+        sending()
         try:
-            await connection.exchange(payload, hold=hold, total_deadline=total_deadline)
+            await connection.exchange(payload, hold=hold, total_deadline=total_deadline, timeouts=limits)
         except UpstreamCut:
             connection.close()
             if not reused or connection.answered:
@@ -166,15 +178,15 @@ class Lane:
         else:
             return connection
         # It was closed at the other end while it lay idle. Nothing was answered, so the call is made anew.
-        connection = await self.connect(total_deadline)
+        connection = await self.connect(total_deadline, limits.connect)
         try:
-            await connection.exchange(payload, hold=hold, total_deadline=total_deadline)
+            await connection.exchange(payload, hold=hold, total_deadline=total_deadline, timeouts=limits)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    async def connect(self, total_deadline: float = float("inf")) -> Connection:
+    async def connect(self, total_deadline: float = float("inf"), seconds: float = 0.0) -> Connection:
         """Open a connection to a judged address.
 
         Raises:
@@ -182,7 +194,7 @@ class Lane:
             ConnectFailed, ConnectTimedOut: nobody answers.
         """
         loop = asyncio.get_running_loop()
-        limit = min(self.client.timeouts.connect, max(total_deadline - loop.time(), 0.001))
+        limit = min(seconds or self.client.timeouts.connect, max(total_deadline - loop.time(), 0.001))
         try:
             async with asyncio.timeout(limit):
                 return await self._connect(await self._addresses())
@@ -296,6 +308,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_pieces",
+        "_timeouts",
         "_total_deadline",
         "_transport",
         "_waiter",
@@ -317,9 +330,9 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._busy = False
         self.since = 0.0
-        self._reset(hold=False, total_deadline=float("inf"))
+        self._reset(hold=False, total_deadline=float("inf"), timeouts=lane.client.timeouts)
 
-    def _reset(self, *, hold: bool, total_deadline: float) -> None:
+    def _reset(self, *, hold: bool, total_deadline: float, timeouts: Timeouts) -> None:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.answered = False
@@ -332,13 +345,14 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._hold = hold
         self._total_deadline = total_deadline
-        self._deadline = self._loop.time() + self.lane.client.timeouts.first_token
+        self._timeouts = timeouts
+        self._deadline = self._loop.time() + timeouts.first_token
 
     # The exchange
 
-    async def exchange(self, payload: bytes, *, hold: bool, total_deadline: float) -> None:
+    async def exchange(self, payload: bytes, *, hold: bool, total_deadline: float, timeouts: Timeouts) -> None:
         """Write a request and wait until the head of its answer is there."""
-        self._reset(hold=hold, total_deadline=total_deadline)
+        self._reset(hold=hold, total_deadline=total_deadline, timeouts=timeouts)
         if self._closed or self._transport is None:
             raise self._cut()
         self._busy = True
@@ -367,7 +381,7 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         if self._paused and self._transport is not None:
             self._paused = False
-            self._deadline = self._loop.time() + self.lane.client.timeouts.idle
+            self._deadline = self._loop.time() + self._timeouts.idle
             self._transport.resume_reading()
         return data
 
@@ -393,7 +407,7 @@ class Connection(asyncio.Protocol):
     def begin(self) -> None:
         """The first real output is there: from now on the idle time-out counts."""
         self._hold = False
-        self._deadline = self._loop.time() + self.lane.client.timeouts.idle
+        self._deadline = self._loop.time() + self._timeouts.idle
 
     def release(self) -> None:
         """The exchange is over: keep the connection if it is in good order, else close it."""
@@ -429,10 +443,10 @@ class Connection(asyncio.Protocol):
     def check_time(self, now: float) -> None:
         """Called by the sweep while in use."""
         if now >= self._total_deadline:
-            limit = self.lane.client.timeouts.total
+            limit = self._timeouts.total
             self._fail(TotalTimedOut(f"The call was not over within {limit:g} s.", hint="Ask for a shorter answer."))
         elif now >= self._deadline and not self._paused and not self._complete:
-            limits = self.lane.client.timeouts
+            limits = self._timeouts
             if self._hold or not self.answered:
                 self._fail(FirstTokenTimedOut(f"No first output within {limits.first_token:g} s."))
             else:
@@ -473,7 +487,7 @@ class Connection(asyncio.Protocol):
             return
         self.answered = True
         if not self._hold:
-            self._deadline = self._loop.time() + self.lane.client.timeouts.idle
+            self._deadline = self._loop.time() + self._timeouts.idle
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):

@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
+from detent.gateway.dialects.quirks import FLAVOURS, OPENAI, Quirks
 from detent.gateway.errors import CredentialUnusable
-from detent.gateway.model import EMBEDDED
+from detent.gateway.model import EMBEDDED, Budget, Limit, Route
 from detent.gateway.snapshot import KeyEntry, ProviderEntry, Snapshot, TargetEntry
-from detent.gateway.upstream import Client, Lane
+from detent.gateway.upstream import Client, Lane, Timeouts
 from detent.guard.addresses import read_endpoint
 from detent.guard.vault import Vault
 from detent.kernel.errors import DetentError
@@ -19,62 +20,121 @@ from detent.kernel.identity import Permission
 from detent.kernel.secret import Secret
 
 _HEADER_VALUE: Final = re.compile(r"[!-~]+")
+_ANTHROPIC_VERSION: Final = "2023-06-01"
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """Where a provider is reached and how, or why it is not."""
+
+    dialect: str = "openai"
+    lane: Lane | None = None
+    path: str = ""
+    credential: Secret | None = None
+    quirks: Quirks = OPENAI
+    region: str = ""
+    api_version: str = ""
+    max_concurrency: int = 0
+    problem: str = ""
 
 
 class Deployment:
     """A model at a provider, ready to be called. No struct: it holds a credential, which no repr may show.
 
     Attributes:
+        name: `project/provider/model`, by which the worker remembers how it fares.
         provider: the provider's name.
         model: the model's name there.
         model_json: the same as JSON.
-        price: None when unpriced.
+        dialect: what it speaks.
+        target: as the snapshot has it, with its prices.
+        weight: among the route's targets.
         lane: None when the provider cannot be called at all; `problem` says why then.
-        path: of the endpoint that is called.
+        base: path of the provider's base URL.
         probe: whether its health is asked for, rather than only its port (the embedded engine).
     """
 
-    __slots__ = ("_head", "lane", "model", "model_json", "path", "price", "probe", "problem", "provider")
+    __slots__ = (
+        "_heads",
+        "_seat",
+        "base",
+        "dialect",
+        "lane",
+        "model",
+        "model_json",
+        "name",
+        "probe",
+        "problem",
+        "provider",
+        "quirks",
+        "target",
+        "weight",
+    )
 
     def __init__(self, target: TargetEntry, provider: str, seat: Seat) -> None:
+        self.name = f"{target.provider}/{target.model}"
         self.provider = provider
         self.model = target.model
         self.model_json = msgspec.json.encode(target.model)
-        self.price = target.price
+        self.dialect = seat.dialect
+        self.quirks = seat.quirks
+        self.target = target
+        self.weight = target.weight
         self.lane = seat.lane
-        self.path = seat.path + "/chat/completions"
+        self.base = seat.path
         self.problem = seat.problem
         self.probe = provider == EMBEDDED
-        head = [f"POST {self.path} HTTP/1.1"]
-        if seat.lane is not None:
-            head += [f"host: {seat.lane.endpoint.authority}", "content-type: application/json", "user-agent: detent"]
-        if seat.credential is not None:
-            head.append(f"authorization: Bearer {seat.credential.reveal()}")
-        head += ["accept-encoding: identity", ""]
-        self._head = "\r\n".join(head).encode()
+        self._seat = seat
+        self._heads: dict[tuple[str, str], bytes] = {}
 
-    def request(self, body: bytes, *, traceparent: str, stream: bool) -> bytes:
-        """The whole request for a body."""
+    @property
+    def max_concurrency(self) -> int:
+        """Calls in flight at most; 0 lets it adapt without a bound."""
+        return self._seat.max_concurrency
+
+    def request(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        traceparent: str,
+        stream: bool,
+        content_type: str = "application/json",
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> bytes:
+        """The whole request for a body, to a path behind the provider's base."""
+        head = self._heads.get((path, content_type))
+        if head is None:
+            head = self._head(path, content_type)
+            if len(self._heads) < 64:  # a multipart's boundary is part of its type
+                self._heads[path, content_type] = head
         accept = "text/event-stream" if stream else "application/json"
-        rest = f"accept: {accept}\r\ntraceparent: {traceparent}\r\ncontent-length: {len(body)}\r\n\r\n"
-        return b"".join((self._head, rest.encode(), body))
+        rest = f"accept: {accept}\r\ntraceparent: {traceparent}\r\ncontent-length: {len(body)}\r\n"
+        for name, value in headers:
+            rest += f"{name}: {value}\r\n"
+        return b"".join((head, rest.encode("latin-1"), b"\r\n", body))
 
-
-class Seat(msgspec.Struct, frozen=True):
-    """Where a provider is reached, or why it is not."""
-
-    lane: Lane | None = None
-    path: str = ""
-    credential: Secret | None = None
-    problem: str = ""
+    def _head(self, path: str, content_type: str) -> bytes:
+        seat = self._seat
+        lines = [f"POST {self.base}{path} HTTP/1.1"]
+        if seat.lane is not None:
+            lines += [f"host: {seat.lane.endpoint.authority}", f"content-type: {content_type}", "user-agent: detent"]
+        if self.dialect == "anthropic":
+            lines.append(f"anthropic-version: {seat.api_version or _ANTHROPIC_VERSION}")
+        if seat.credential is not None:
+            lines.append(_authorization(self.dialect, seat.quirks, seat.credential))
+        lines += ["accept-encoding: identity", ""]
+        return "\r\n".join(lines).encode("latin-1")
 
 
 class Way(msgspec.Struct, frozen=True):
     """A route and its deployments in order."""
 
     name: str
+    project: str
     created: int
     deployments: tuple[Deployment, ...]
+    rules: Route
+    timeouts: Timeouts
 
 
 class World(msgspec.Struct, frozen=True):
@@ -84,18 +144,27 @@ class World(msgspec.Struct, frozen=True):
         keys: by hash of the token.
         ways: by project, then by route name.
         keep_content: by project; absent means the installation's setting.
+        limits, budgets: by project.
+        weights: projects' shares in admission; 1 where absent.
     """
 
     position: int
     keys: dict[str, KeyEntry]
     ways: dict[str, dict[str, Way]]
     keep_content: dict[str, bool]
+    limits: dict[str, tuple[Limit, ...]]
+    budgets: dict[str, tuple[Budget, ...]]
+    weights: dict[str, int]
 
     def find(self, key: KeyEntry, name: str) -> Way | None:
         """The route, if it exists in the key's project and the key may call it."""
         if key.routes and name not in key.routes:
             return None
         return self.ways.get(key.project, {}).get(name)
+
+    def other(self, way: Way, name: str) -> Way | None:
+        """A route that another one of the same project names."""
+        return self.ways.get(way.project, {}).get(name)
 
     def visible(self, key: KeyEntry) -> list[Way]:
         """The routes that the key may call, by name."""
@@ -128,9 +197,22 @@ def build_world(snapshot: Snapshot, vault: Callable[[], Vault], client: Client) 
             Deployment(target, target.provider.partition("/")[2], seats.get(target.provider, gone))
             for target in route.targets
         )
-        ways.setdefault(route.project, {})[route.name] = Way(route.name, route.created, deployments)
+        ways.setdefault(route.project, {})[route.name] = Way(
+            route.name, route.project, route.created, deployments, route.rules, _timeouts(route.rules, client.timeouts)
+        )
     keep = {project: policy == "keep" for project, policy in snapshot.content.items()}
-    return World(snapshot.position, snapshot.keys, ways, keep), tuple(problems)
+    world = World(snapshot.position, snapshot.keys, ways, keep, snapshot.limits, snapshot.budgets, snapshot.weights)
+    return world, tuple(problems)
+
+
+def _timeouts(rules: Route, usual: Timeouts) -> Timeouts:
+    own = rules.timeouts
+    return Timeouts(
+        own.connect or usual.connect,
+        own.first_token or usual.first_token,
+        own.idle or usual.idle,
+        own.total or usual.total,
+    )
 
 
 def _seat(provider: ProviderEntry, vault: Callable[[], Vault], client: Client) -> Seat:
@@ -142,4 +224,24 @@ def _seat(provider: ProviderEntry, vault: Callable[[], Vault], client: Client) -
             raise CredentialUnusable(
                 "The stored credential holds characters that no header may.", hint="Enter it again."
             )
-    return Seat(client.lane(endpoint, allow_private=provider.allow_private), endpoint.path, credential)
+    return Seat(
+        provider.dialect,
+        client.lane(endpoint, allow_private=provider.allow_private),
+        endpoint.path,
+        credential,
+        FLAVOURS.get(provider.flavour, OPENAI),
+        provider.region,
+        provider.api_version,
+        provider.max_concurrency,
+    )
+
+
+def _authorization(dialect: str, quirks: Quirks, credential: Secret) -> str:
+    plain = credential.reveal()
+    if dialect == "anthropic":
+        return f"x-api-key: {plain}"
+    if dialect == "gemini":
+        return f"x-goog-api-key: {plain}"
+    if quirks.auth == "authorization":
+        return f"authorization: Bearer {plain}"
+    return f"{quirks.auth}: {plain}"

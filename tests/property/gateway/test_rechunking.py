@@ -49,7 +49,16 @@ def read(pieces: list[bytes], *, hide: bool) -> tuple[object, ...]:
     found = ChatStream(hide_usage=hide, keep=1000)
     out = b"".join(found.feed(piece) for piece in pieces)
     code = found.failure.code if found.failure else ""
-    return out, found.message(), found.usage, found.finish_reason, found.characters, found.begun, found.done, code
+    return (
+        out,
+        json.loads(found.output()),
+        found.usage,
+        found.finish_reason,
+        found.characters,
+        found.begun,
+        found.done,
+        code,
+    )
 
 
 @given(_stream, st.booleans())

@@ -11,7 +11,9 @@ from detent.gateway.answer import failure, holds_error, is_passed_on, read_answe
 from detent.gateway.errors import BadAnswer, UpstreamError
 from detent.gateway.usage import read_usage, settle
 from detent.kernel.chat import Usage
+from detent.kernel.clock import SECOND
 
+NOW = 1_767_225_600 * SECOND  # 2026-01-01T00:00:00Z
 MESSAGE = {"role": "assistant", "content": "Hi"}
 
 
@@ -59,7 +61,7 @@ def test_half_a_character_is_read() -> None:
     ],
 )
 def test_statuses(status: int, code: str, answered: int) -> None:
-    found = failure(status, {b"retry-after": b"3"}, b'{"error": {"message": "words"}}')
+    found = failure(status, {b"retry-after": b"3"}, b'{"error": {"message": "words"}}', NOW)
     assert (found.code, found.status) == (code, answered)
     assert not is_passed_on(status)
 
@@ -70,12 +72,36 @@ def test_the_clients_mistakes_are_passed_on() -> None:
 
 @pytest.mark.parametrize(("sent", "read"), [(b"3", 3), (b"999999", 3600), (b"-3", None), (b"soon", None), (b"", None)])
 def test_retry_after(sent: bytes, read: float | None) -> None:
-    assert failure(429, {b"retry-after": sent}, b"").retry_after == read
-    assert failure(429, {}, b"").retry_after is None
+    assert failure(429, {b"retry-after": sent}, b"", NOW).retry_after == read
+    assert failure(429, {}, b"", NOW).retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (b"Thu, 01 Jan 2026 00:00:30 GMT", 30),
+        (b"Wed, 31 Dec 2025 23:59:00 GMT", 0),
+        (b"Fri, 01 Jan 2027 00:00:00 GMT", 3600),
+        (b"Thu, 99 Jan 2026 00:00:30 GMT", None),
+    ],
+)
+def test_retry_after_as_a_date(sent: bytes, read: float | None) -> None:
+    assert failure(429, {b"retry-after": sent}, b"", NOW).retry_after == read
+
+
+def test_retry_after_in_milliseconds_is_finer() -> None:
+    assert failure(429, {b"retry-after": b"1", b"retry-after-ms": b"250"}, b"", NOW).retry_after == 0.25
+
+
+def test_several_choices_are_a_list() -> None:
+    raw = answer(
+        choices=[{"index": 0, "message": MESSAGE}, {"index": 1, "message": {"role": "assistant", "content": "B"}}]
+    )
+    assert [message["content"] for message in json.loads(read_answer(raw).message)] == ["Hi", "B"]
 
 
 def test_long_words_are_cut() -> None:
-    assert len(failure(500, {}, json.dumps({"error": "x" * 10_000}).encode()).message) < 600
+    assert len(failure(500, {}, json.dumps({"error": "x" * 10_000}).encode(), NOW).message) < 600
 
 
 def test_error_bodies() -> None:

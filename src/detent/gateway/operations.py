@@ -1,0 +1,53 @@
+"""What the data plane can be asked to do, by path."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+Kind = Literal["chat", "count", "proxy"]
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One endpoint.
+
+    Attributes:
+        name: `gen_ai.operation.name`.
+        dialect: of its bodies and errors.
+        kind: how it is served: as a chat in any dialect; as a count of a chat's tokens; or passed on as it is to a
+            provider that has the same endpoint.
+        path: behind the provider's base URL, when it is passed on.
+    """
+
+    name: str
+    dialect: str
+    kind: Kind
+    path: str
+
+
+OPERATIONS: Final = {
+    "/v1/chat/completions": Operation("chat", "openai", "chat", "/chat/completions"),
+    "/v1/responses": Operation("chat", "responses", "chat", "/responses"),
+    "/v1/messages": Operation("chat", "anthropic", "chat", "/v1/messages"),
+    "/v1/messages/count_tokens": Operation("count_tokens", "anthropic", "count", "/v1/messages/count_tokens"),
+    "/v1/embeddings": Operation("embeddings", "openai", "proxy", "/embeddings"),
+    "/v1/moderations": Operation("moderation", "openai", "proxy", "/moderations"),
+    "/v1/rerank": Operation("rerank", "openai", "proxy", "/rerank"),
+    "/v1/completions": Operation("text_completion", "openai", "proxy", "/completions"),
+    "/v1/audio/speech": Operation("speech", "openai", "proxy", "/audio/speech"),
+    "/v1/audio/transcriptions": Operation("transcription", "openai", "proxy", "/audio/transcriptions"),
+    "/v1/audio/translations": Operation("translation", "openai", "proxy", "/audio/translations"),
+    "/v1/images/generations": Operation("image_generation", "openai", "proxy", "/images/generations"),
+    "/v1/images/edits": Operation("image_edit", "openai", "proxy", "/images/edits"),
+    "/v1/images/variations": Operation("image_variation", "openai", "proxy", "/images/variations"),
+}
+"""By the path that clients call."""
+
+
+def dialect_of(path: str) -> str:
+    """Whose error shape a path's clients expect."""
+    found = OPERATIONS.get(path)
+    if found is not None:
+        return found.dialect
+    return "anthropic" if path.startswith("/v1/messages") else "openai"
