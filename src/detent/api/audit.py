@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Query
 
 from detent.api.border import Caller, InstallationCaller, ThePlatform, nouns
-from detent.api.schemas import CheckpointOut, FactOut, LedgerOut, Page, RebuiltOut, VerificationOut
+from detent.api.schemas.audit import CheckpointOut, FactOut, LedgerOut, RebuiltOut, VerificationOut
+from detent.api.schemas.common import Page
 from detent.app.http import needs
 from detent.app.offline import read_checkpoints
 from detent.kernel.identity import Permission

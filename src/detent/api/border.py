@@ -77,7 +77,7 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 
 def nouns(tag: str) -> APIRouter:
     """A router for one noun. A route that declares no permission is refused when its module is imported."""
-    from detent.api.schemas import ErrorOut
+    from detent.api.schemas.common import ErrorOut
 
     problems = {status: {**said, "model": ErrorOut} for status, said in _PROBLEMS.items()}
     return router(prefix=PREFIX, tags=[tag], responses=problems)

@@ -8,7 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from detent.api.border import InstallationCaller, ThePlatform, nouns
-from detent.api.schemas import BlobsOut, DamageOut, Page, ReadyOut, SettingOut, StatusOut, time_of
+from detent.api.schemas.audit import BlobsOut, DamageOut
+from detent.api.schemas.common import Page, time_of
+from detent.api.schemas.installation import ReadyOut, SettingOut, StatusOut
 from detent.app.http import PUBLIC, needs, router
 from detent.kernel.errors import Unavailable
 from detent.kernel.identity import Permission

@@ -7,7 +7,8 @@ from typing import Annotated, Final, Literal
 from fastapi import Query
 
 from detent.api.border import Caller, Id, ThePlatform, nouns
-from detent.api.schemas import JobIn, JobOut, Page
+from detent.api.schemas.common import Page
+from detent.api.schemas.jobs import JobIn, JobOut
 from detent.app.http import needs
 from detent.app.platform import Platform
 from detent.kernel.canonical import canonical_json

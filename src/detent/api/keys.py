@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Query
 
 from detent.api.border import Caller, Id, ThePlatform, moment_of, nouns
-from detent.api.schemas import KeyIn, KeyOut, NewKeyOut, Page, ReasonText
+from detent.api.schemas.common import Page, ReasonText
+from detent.api.schemas.keys import KeyIn, KeyOut, NewKeyOut
 from detent.app.http import needs
 from detent.app.platform import Platform
 from detent.gateway.model import Key

@@ -7,21 +7,10 @@ from typing import Annotated, Literal
 from fastapi import Header, Path, Query
 
 from detent.api.border import Caller, Name, ThePlatform, nouns
-from detent.api.schemas import (
-    ModelOut,
-    NewProviderIn,
-    NewRouteIn,
-    Page,
-    PriceEntryOut,
-    PriceIn,
-    PriceOut,
-    ProviderIn,
-    ProviderOut,
-    ReasonText,
-    Removed,
-    RouteIn,
-    RouteOut,
-)
+from detent.api.schemas.common import Page, ReasonText, Removed
+from detent.api.schemas.models import ModelOut, PriceEntryOut, PriceIn, PriceOut
+from detent.api.schemas.providers import NewProviderIn, ProviderIn, ProviderOut
+from detent.api.schemas.routes import NewRouteIn, RouteIn, RouteOut
 from detent.app.http import needs
 from detent.gateway.model import EMBEDDED, Target
 from detent.gateway.prices import price_of, read_price, shipped_prices

@@ -8,11 +8,10 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from detent.api.border import Caller, ThePlatform, TraceId, moment_of, nouns
-from detent.api.schemas import (
-    ErrorOut,
+from detent.api.schemas.common import ErrorOut, Page
+from detent.api.schemas.traces import (
     MetricQueryIn,
     MetricRowOut,
-    Page,
     ScoreIn,
     ScoreOut,
     SpanOut,

@@ -7,17 +7,8 @@ from typing import Annotated
 from fastapi import Query
 
 from detent.api.border import Id, InstallationCaller, ThePlatform, nouns
-from detent.api.schemas import (
-    LinkOut,
-    NewUserOut,
-    Page,
-    PasswordIn,
-    ReasonText,
-    Removed,
-    UserChangeIn,
-    UserIn,
-    UserOut,
-)
+from detent.api.schemas.common import Page, ReasonText, Removed
+from detent.api.schemas.users import LinkOut, NewUserOut, PasswordIn, UserChangeIn, UserIn, UserOut
 from detent.app.http import needs
 from detent.kernel.errors import InvalidInput
 from detent.kernel.identity import Permission
