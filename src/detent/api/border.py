@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from detent.app.http import CSRF_HEADER, principal_of, router, signed_in_of
 from detent.app.platform import Platform
@@ -73,14 +73,46 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     "4XX": {"description": "The caller's mistake: change the request.", "model": None},
     "5XX": {"description": "The world's failure, or a bug.", "model": None},
 }
+OnlyNew = Annotated[str | None, Header(alias="if-none-match", description="`*` refuses to change one that exists.")]
+IfMatch = Annotated[
+    str | None, Header(alias="if-match", description="The `ETag` it was read with; 409 when it changed meanwhile.")
+]
+_TAG: Final = re.compile(r'(?:W/)?"(\d{1,18})"')
 
 
-def nouns(tag: str) -> APIRouter:
+def expected_of(if_match: str | None) -> int | None:
+    """The version that an `If-Match` names; None for none, and for `*`.
+
+    Raises:
+        InvalidInput: it is no tag of ours.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    found = _TAG.fullmatch(if_match.strip())
+    if not found:
+        raise InvalidInput(
+            "'If-Match' is no tag.", hint='Send the `ETag` that it was read with, e.g. "3".', field="if-match"
+        )
+    return int(found[1])
+
+
+def tag(response: Response, version: int) -> None:
+    """Say with which version a thing was read."""
+    response.headers["etag"] = f'"{version}"'
+
+
+def tag_next(response: Response, expected: int | None) -> None:
+    """Say which version a change has made, where the caller said which one it changed."""
+    if expected is not None:
+        tag(response, expected + 1)
+
+
+def nouns(name: str) -> APIRouter:
     """A router for one noun. A route that declares no permission is refused when its module is imported."""
     from detent.api.schemas.common import ErrorOut
 
     problems = {status: {**said, "model": ErrorOut} for status, said in _PROBLEMS.items()}
-    return router(prefix=PREFIX, tags=[tag], responses=problems)
+    return router(prefix=PREFIX, tags=[name], responses=problems)
 
 
 def moment_of(text: str, now: int, *, field: str) -> int:

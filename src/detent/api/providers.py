@@ -1,27 +1,25 @@
-"""Those who serve models, the routes to them, and what they cost."""
+"""Those who serve models, and what they cost."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import Header, Path, Query
+from fastapi import Path, Query, Response
 
-from detent.api.border import Caller, Name, ThePlatform, nouns
+from detent.api.border import Caller, IfMatch, Name, OnlyNew, ThePlatform, expected_of, nouns, tag, tag_next
 from detent.api.schemas.common import Page, ReasonText, Removed
 from detent.api.schemas.models import ModelOut, PriceEntryOut, PriceIn, PriceOut
 from detent.api.schemas.providers import NewProviderIn, ProviderIn, ProviderOut
-from detent.api.schemas.routes import NewRouteIn, RouteIn, RouteOut
 from detent.app.http import needs
-from detent.gateway.model import EMBEDDED, Target
+from detent.app.platform import Platform
+from detent.gateway.model import EMBEDDED, Provider, Target
 from detent.gateway.prices import price_of, read_price, shipped_prices
-from detent.kernel.errors import NotFound
-from detent.kernel.identity import Permission
+from detent.kernel.identity import Permission, Principal
 from detent.kernel.money import Price
 from detent.kernel.refs import check_name
 from detent.kernel.secret import Secret
 
 routes = nouns("providers")
-OnlyNew = Annotated[str | None, Header(alias="if-none-match", description="`*` refuses to change one that exists.")]
 ModelPath = Annotated[str, Path(min_length=1, max_length=200, description="The model's name there; may hold slashes.")]
 
 
@@ -36,97 +34,66 @@ def list_providers(caller: Caller, platform: ThePlatform) -> Page[ProviderOut]:
 @needs(Permission.PROVIDERS_WRITE)
 def add_provider(body: NewProviderIn, caller: Caller, platform: ThePlatform) -> ProviderOut:
     """Add a provider; 409 when the name is taken."""
-    saved = platform.gateway.save_provider(
-        caller, body.name, url=body.url, credential=_secret(body), allow_private=body.allow_private
-    )
-    return ProviderOut.of(saved)
+    return ProviderOut.of(_save(platform, caller, body.name, body, replace=False))
 
 
 @routes.get("/providers/{name}")
 @needs(Permission.PROVIDERS_READ)
-def read_provider(name: Name, caller: Caller, platform: ThePlatform) -> ProviderOut:
+def read_provider(name: Name, caller: Caller, platform: ThePlatform, response: Response) -> ProviderOut:
     """One provider."""
-    found = next((p for p in platform.gateway.providers(caller) if p.name == name), None)
-    if found is None:
-        raise NotFound(f"There is no provider '{name}'.", hint="List them at /api/v1/providers.", field="name")
-    return ProviderOut.of(found)
+    tag(response, platform.gateway.version(caller.project, "provider", name))
+    return ProviderOut.of(platform.gateway.provider(caller, name))
 
 
 @routes.put("/providers/{name}")
 @needs(Permission.PROVIDERS_WRITE)
 def save_provider(
-    name: Name, body: ProviderIn, caller: Caller, platform: ThePlatform, if_none_match: OnlyNew = None
+    name: Name,
+    body: ProviderIn,
+    caller: Caller,
+    platform: ThePlatform,
+    response: Response,
+    if_none_match: OnlyNew = None,
+    if_match: IfMatch = None,
 ) -> ProviderOut:
-    """Add a provider or change it."""
-    saved = platform.gateway.save_provider(
-        caller,
-        name,
-        url=body.url,
-        credential=_secret(body),
-        allow_private=body.allow_private,
-        replace=if_none_match != "*",
-    )
+    """Add a provider or change it; what is left out takes its default."""
+    expected = expected_of(if_match)
+    saved = _save(platform, caller, name, body, replace=if_none_match != "*", expected=expected)
+    tag_next(response, expected)
     return ProviderOut.of(saved)
 
 
 @routes.delete("/providers/{name}")
 @needs(Permission.PROVIDERS_WRITE)
 def remove_provider(
-    name: Name, caller: Caller, platform: ThePlatform, reason: Annotated[ReasonText, Query()] = ""
+    name: Name,
+    caller: Caller,
+    platform: ThePlatform,
+    reason: Annotated[ReasonText, Query()] = "",
+    if_match: IfMatch = None,
 ) -> Removed:
-    """Remove a provider and destroy its credential; 409 while a route uses it."""
-    platform.gateway.remove_provider(caller, name, reason=reason)
+    """Remove a provider and destroy its credential; 409 while a route, limit or budget names it."""
+    platform.gateway.remove_provider(caller, name, reason=reason, expected=expected_of(if_match))
     return Removed(removed=name)
 
 
-def _secret(body: ProviderIn) -> Secret | None:
-    return Secret(body.credential) if body.credential else None
-
-
-# Routes
-
-
-@routes.get("/routes", tags=["routes"])
-@needs(Permission.PROVIDERS_READ)
-def list_routes(caller: Caller, platform: ThePlatform) -> Page[RouteOut]:
-    """All routes by name, the built-in one included."""
-    return Page(items=[RouteOut.of(route) for route in platform.gateway.routes(caller)])
-
-
-@routes.post("/routes", status_code=201, tags=["routes"])
-@needs(Permission.ROUTES_WRITE)
-def add_route(body: NewRouteIn, caller: Caller, platform: ThePlatform) -> RouteOut:
-    """Add a route; 409 when the name is taken."""
-    return RouteOut.of(platform.gateway.save_route(caller, body.name, body.parsed))
-
-
-@routes.get("/routes/{name}", tags=["routes"])
-@needs(Permission.PROVIDERS_READ)
-def read_route(name: Name, caller: Caller, platform: ThePlatform) -> RouteOut:
-    """One route."""
-    found = next((route for route in platform.gateway.routes(caller) if route.name == name), None)
-    if found is None:
-        raise NotFound(f"There is no route '{name}'.", hint="List them at /api/v1/routes.", field="name")
-    return RouteOut.of(found)
-
-
-@routes.put("/routes/{name}", tags=["routes"])
-@needs(Permission.ROUTES_WRITE)
-def save_route(
-    name: Name, body: RouteIn, caller: Caller, platform: ThePlatform, if_none_match: OnlyNew = None
-) -> RouteOut:
-    """Add a route or change it."""
-    return RouteOut.of(platform.gateway.save_route(caller, name, body.parsed, replace=if_none_match != "*"))
-
-
-@routes.delete("/routes/{name}", tags=["routes"])
-@needs(Permission.ROUTES_WRITE)
-def remove_route(
-    name: Name, caller: Caller, platform: ThePlatform, reason: Annotated[ReasonText, Query()] = ""
-) -> Removed:
-    """Remove a route; calls to it are refused from then on."""
-    platform.gateway.remove_route(caller, name, reason=reason)
-    return Removed(removed=name)
+def _save(
+    platform: Platform, caller: Principal, name: str, body: ProviderIn, *, replace: bool, expected: int | None = None
+) -> Provider:
+    return platform.gateway.save_provider(
+        caller,
+        name,
+        url=body.url,
+        credential=Secret(body.credential) if body.credential else None,
+        allow_private=body.allow_private,
+        dialect=body.dialect,
+        flavour=body.flavour,
+        region=body.region,
+        api_version=body.api_version,
+        max_concurrency=body.max_concurrency,
+        replace=replace,
+        expected=expected,
+    )
 
 
 # Models and prices

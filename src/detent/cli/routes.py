@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from detent.cli.route_options import rule_options, rules_in_words, rules_of
 from detent.cli.shell import Noun, Shell, pass_shell
 from detent.cli.shown import page_json, route_json
-from detent.cli.text import moment, table
+from detent.cli.text import details, moment, table
+from detent.gateway.checks import parse_target, write_target
 from detent.gateway.model import Route
-from detent.gateway.service import parse_target
 
 
 @click.group("routes", cls=Noun)
@@ -24,17 +27,38 @@ def routes() -> None:
     multiple=True,
     required=True,
     metavar="PROVIDER/MODEL",
-    help="A target; repeat it for fall-backs, in order. PROVIDER/MODEL=WEIGHT gives a weight.",
+    help="A target; repeat it for more, in order. PROVIDER/MODEL=WEIGHT gives a weight.",
 )
-@click.option("--replace", is_flag=True, help="Change a route that exists.")
+@rule_options
+@click.option("--replace", is_flag=True, help="Change a route that exists; what you leave out takes its default.")
 @pass_shell
-def add(shell: Shell, name: str, targets: tuple[str, ...], replace: bool) -> None:
+def add(shell: Shell, /, name: str, targets: tuple[str, ...], replace: bool, **flags: Any) -> None:
     """Add a route, or change one with --replace."""
-    parsed = tuple(parse_target(text) for text in targets)
+    parsed, rules = tuple(parse_target(text) for text in targets), rules_of(flags)
     with shell.platform() as (platform, caller):
-        saved = platform.gateway.save_route(caller, name, parsed, replace=replace)
+        saved = platform.gateway.save_route(caller, name, parsed, rules=rules, replace=replace)
     shell.show(route_json(saved), lambda: saved.name)
     shell.say(f'Route \'{saved.name}\' saved. Call it with "model": "{saved.name}".')
+
+
+@routes.command("show")
+@click.argument("name")
+@pass_shell
+def show(shell: Shell, name: str) -> None:
+    """Show one route with its rules; those that have their default are left out."""
+    with shell.platform() as (platform, caller):
+        route = platform.gateway.route(caller, name)
+    shell.show(
+        route_json(route),
+        lambda: details(
+            [
+                ("name", route.name),
+                *[("to", text) for text in _target(route)],
+                *rules_in_words(route),
+                ("changed", moment(route.changed) if route.changed else "built in"),
+            ]
+        ),
+    )
 
 
 @routes.command("list")
@@ -44,10 +68,12 @@ def list_routes(shell: Shell) -> None:
     with shell.platform() as (platform, caller):
         found = platform.gateway.routes(caller)
     rows = [
-        (route.name, ", ".join(_target(route)), moment(route.changed) if route.changed else "built in")
+        (route.name, ", ".join(_target(route)), route.policy, moment(route.changed) if route.changed else "built in")
         for route in found
     ]
-    shell.show(page_json([route_json(route) for route in found]), lambda: table(("NAME", "TO", "CHANGED"), rows))
+    shell.show(
+        page_json([route_json(route) for route in found]), lambda: table(("NAME", "TO", "POLICY", "CHANGED"), rows)
+    )
 
 
 @routes.command("remove")
@@ -63,4 +89,4 @@ def remove(shell: Shell, name: str, reason: str) -> None:
 
 
 def _target(route: Route) -> list[str]:
-    return [f"{target}={target.weight}" if target.weight != 1 else str(target) for target in route.targets]
+    return [write_target(target) for target in route.targets]

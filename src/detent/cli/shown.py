@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
-from detent.gateway.model import Key, PriceEntry, Provider, Route, Target
+from detent.gateway.model import Budget, Key, Limit, PriceEntry, Provider, Route, Target, Weight
 from detent.kernel.clock import iso
 from detent.kernel.facts import Fact
-from detent.kernel.money import NANO, Price
+from detent.kernel.money import NANO, Price, write_usd
 from detent.kernel.ports import Account, Checkpoint, Job, Verification
 from detent.kernel.telemetry import Score, Span, TraceRow
 
@@ -56,6 +56,10 @@ def provider_json(provider: Provider) -> dict[str, Any]:
         "name": provider.name,
         "url": provider.url,
         "dialect": provider.dialect,
+        "flavour": provider.flavour,
+        "region": provider.region,
+        "api_version": provider.api_version,
+        "max_concurrency": provider.max_concurrency,
         "has_credential": bool(provider.secret_id),
         "allow_private": provider.allow_private,
         "changed": time_of(provider.changed),
@@ -68,13 +72,58 @@ def target_json(target: Target) -> dict[str, Any]:
 
 
 def route_json(route: Route) -> dict[str, Any]:
-    """A route with its targets in order."""
+    """A route with its targets in order and its rules."""
+    shadow = route.shadow
     return {
         "name": route.name,
         "targets": [target_json(target) for target in route.targets],
+        "policy": route.policy,
+        "fallbacks": [{"route": fallback.route, "on": list(fallback.on)} for fallback in route.fallbacks],
+        **{
+            name: msgspec.to_builtins(getattr(route, name))
+            for name in ("retry", "breaker", "hedge", "timeouts", "queue")
+        },
+        "sticky": route.sticky,
+        "shadow": {"route": shadow.route, "share": shadow.share, "daily_usd": write_usd(shadow.daily_budget)}
+        if shadow
+        else None,
+        "cache": msgspec.to_builtins(route.cache),
+        "priority": route.priority,
         "changed": time_of(route.changed),
         "built_in": not route.changed,
     }
+
+
+def limit_json(limit: Limit) -> dict[str, Any]:
+    """A limit."""
+    return {
+        "name": limit.name,
+        "scope": limit.scope,
+        "subject": limit.subject,
+        "unit": limit.unit,
+        "amount": limit.amount,
+        "window_seconds": limit.window_seconds,
+        "changed": time_of(limit.changed),
+    }
+
+
+def budget_json(budget: Budget) -> dict[str, Any]:
+    """A budget; `usd` is exact text."""
+    return {
+        "name": budget.name,
+        "scope": budget.scope,
+        "subject": budget.subject,
+        "usd": write_usd(budget.amount),
+        "period": budget.period,
+        "alerts": list(budget.alerts),
+        "hard": budget.hard,
+        "changed": time_of(budget.changed),
+    }
+
+
+def weight_json(weight: Weight) -> dict[str, Any]:
+    """A project's share."""
+    return {"project": weight.project, "weight": weight.weight, "changed": time_of(weight.changed)}
 
 
 def price_json(price: Price) -> dict[str, float | None]:

@@ -62,3 +62,29 @@ def dollars(nano: int) -> str:
     whole, rest = divmod(abs(nano), NANO)
     decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
     return f"{sign}${whole:,}.{decimals}"
+
+
+def read_usd(text: str, *, field: str = "usd") -> int:
+    """Nano-dollars from an amount as people write it (`"100"`, `"0.25"`, `"$12"`).
+
+    Raises:
+        InvalidInput: not a number, negative, finer than a nano-dollar, or above 1,000,000,000.
+    """
+    try:
+        amount = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        raise InvalidInput(
+            f"'{text[:40]}' is no amount.", hint='Give USD, e.g. "100" or "0.25".', field=field
+        ) from None
+    if not amount.is_finite() or amount < 0 or amount > NANO:
+        raise InvalidInput(f"'{text[:40]}' is out of range.", hint="Give 0 to 1000000000 USD.", field=field)
+    nano = amount * NANO
+    if nano != nano.to_integral_value():
+        raise InvalidInput(f"'{text[:40]}' is too fine.", hint="Nine decimals are the most.", field=field)
+    return int(nano)
+
+
+def write_usd(nano: int) -> str:
+    """An amount as `read_usd` takes it, exact and as short as it goes: `100`, `0.25`."""
+    whole, rest = divmod(nano, NANO)
+    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".")

@@ -117,3 +117,32 @@ def test_json_as_programs_read_it(detent: Detent, snapshot: SnapshotAssertion) -
     said = "\n".join(detent(line) for line in lines)
     said = re.sub(r'"(created|updated)":"2[^"]*"', r'"\1":"<time>"', said)
     assert re.sub(r'"hint":"dtk_[^"]*"', '"hint":"<hint>"', said) == snapshot
+
+
+def test_rules_as_text(detent: Detent, snapshot: SnapshotAssertion) -> None:
+    rules = (
+        "--policy weighted --fallback backup:timeout --retries 2 --sticky session --hedge 0.95 "
+        "--timeout-first-token 20s --cache exact --shadow backup=0.1 --shadow-usd 5 --priority interactive"
+    )
+    lines = [
+        "limits list",
+        "budgets list",
+        "weights list",
+        "providers add claude --dialect anthropic --max-concurrency 20",
+        "routes add backup --to claude/small",
+        f"routes add support --to claude/large=3 --to embedded/detent-tiny {rules}",
+        "routes show support",
+        "routes list",
+        "routes remove backup",
+        "routes add backup --to claude/small --fallback support --replace",
+        "limits add per-user --scope user --requests 60",
+        "limits add bulk --scope route --subject support --tokens 100000 --per 1h",
+        "limits add calls --concurrency 8",
+        "limits list",
+        "budgets add team --usd 100 --per month --alert 50 --alert 80",
+        "budgets add model --usd 2.50 --per day --scope model --subject claude/large --soft",
+        "budgets list",
+        "weights set default 3",
+        "limits remove calls",
+    ]
+    assert "\n".join(detent(line) for line in lines) == snapshot

@@ -15,6 +15,11 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/routes"): {"name": "again", "targets": [{"provider": "embedded", "model": "detent-tiny"}]},
     ("PUT", "/api/v1/routes/{name}"): {"targets": [{"provider": "embedded", "model": "detent-tiny"}]},
     ("PUT", "/api/v1/prices/{provider}/{model:path}"): {"input": "1", "output": "2"},
+    ("POST", "/api/v1/limits"): {"name": "slow", "scope": "key", "unit": "requests", "amount": 5},
+    ("PUT", "/api/v1/limits/{name}"): {"scope": "key", "unit": "tokens", "amount": 5},
+    ("POST", "/api/v1/budgets"): {"name": "cheap", "scope": "project", "usd": "5"},
+    ("PUT", "/api/v1/budgets/{name}"): {"scope": "project", "usd": "5"},
+    ("PUT", "/api/v1/weights/{project}"): {"weight": 3},
     ("POST", "/api/v1/traces/{trace_id}/scores"): {"name": "helpful", "value": 0.5},
     ("POST", "/api/v1/jobs"): {"name": "blobs.fsck"},
     ("POST", "/api/v1/users"): {"name": "grace"},
@@ -28,6 +33,8 @@ BODILESS = {
     ("DELETE", "/api/v1/keys/{id}"),
     ("DELETE", "/api/v1/providers/{name}"),
     ("DELETE", "/api/v1/routes/{name}"),
+    ("DELETE", "/api/v1/limits/{name}"),
+    ("DELETE", "/api/v1/budgets/{name}"),
     ("DELETE", "/api/v1/users/{id}"),
     ("POST", "/api/v1/jobs/{id}/cancel"),
     ("POST", "/api/v1/jobs/{id}/resume"),
@@ -58,11 +65,12 @@ def url(path: str, ids: dict[str, str]) -> str:
     """The path with its parameters filled in."""
     noun = path.removeprefix("/api/v1/").partition("/")[0]
     own = {"keys": ids["key"], "jobs": ids["job"], "users": ids["user"]}.get(noun, "x")
-    name = ids["route"] if noun == "routes" else ids["name"]
+    name = ids[{"routes": "route", "limits": "limit", "budgets": "budget"}.get(noun, "name")]
     return (
         path.replace("{id}", own)
         .replace("{name}", name)
         .replace("{provider}", "acme")
+        .replace("{project}", "default")
         .replace("{model:path}", "large")
         .replace("{trace_id}", ids["trace_id"])
         .replace("{field}", "model")

@@ -18,7 +18,7 @@ from detent.gateway.model import Target
 from detent.kernel.clock import SECOND, FixedClock
 from detent.kernel.identity import Actor, Permission, Principal
 from detent.kernel.ids import CountedIds
-from detent.kernel.money import Price
+from detent.kernel.money import NANO, Price
 from detent.kernel.secret import Secret
 from detent.kernel.settings import Settings
 from detent.kernel.telemetry import Batch, Span
@@ -55,6 +55,8 @@ def fill(platform: Platform, caller: Principal) -> dict[str, str]:
     platform.gateway.save_provider(caller, "acme", url="https://api.acme.example/v1", credential=Secret("sk-acme-1"))
     platform.gateway.save_route(caller, "support", (Target("acme", "large"),))
     platform.gateway.set_price(caller, Target("acme", "large"), Price(1_000_000, 2_000_000))
+    platform.gateway.set_limit(caller, "per-key", scope="key", unit="requests", amount=100)
+    platform.gateway.set_budget(caller, "monthly", scope="project", amount=100 * NANO)
     now = platform.clock.now()
     span = Span(
         trace_id=TRACE,
@@ -77,7 +79,16 @@ def fill(platform: Platform, caller: Principal) -> dict[str, str]:
     platform.traces.score(caller, trace_id=TRACE, name="thumbs", value=True, comment="well said", id="score-1")
     job = platform.jobs.start("blobs.fsck", {}, project=caller.project)
     account, _link = platform.people.add(caller, "ada", "viewer")
-    return {"key": key.key.id, "job": job.id, "user": account.id, "trace_id": TRACE, "name": "acme", "route": "support"}
+    return {
+        "key": key.key.id,
+        "job": job.id,
+        "user": account.id,
+        "trace_id": TRACE,
+        "name": "acme",
+        "route": "support",
+        "limit": "per-key",
+        "budget": "monthly",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ def test_providers_routes_prices(world: Any) -> None:
     url = "https://models.example/v1"
     saved = api.put("/api/v1/providers/mine", json={"url": url, "credential": "sk-1"}, headers=headers).json()
     assert saved == {
-        "name": "mine", "url": url, "dialect": "openai", "has_credential": True, "allow_private": False,
-        "changed": saved["changed"],
+        "name": "mine", "url": url, "dialect": "openai", "flavour": "", "region": "", "api_version": "",
+        "max_concurrency": 0, "has_credential": True, "allow_private": False, "changed": saved["changed"],
     }  # fmt: skip
     targets = [{"provider": "mine", "model": "org/large"}]
     assert api.post("/api/v1/routes", json={"name": "bot", "targets": targets}, headers=headers).status_code == 201
@@ -106,3 +106,94 @@ def test_installation(world: Any) -> None:
     settings = {item["name"]: item["value"] for item in api.get("/api/v1/settings", headers=headers).json()["items"]}
     assert settings["gateway.port"] == 7400
     assert api.post("/api/v1/blobs/fsck", headers=headers).json() == {"ok": True, "damage": []}
+
+
+def test_a_route_is_given_back_as_it_was_put(world: Any) -> None:
+    api, headers = world.client, world.key(project="rules")
+    body = {
+        "targets": [
+            {"provider": "embedded", "model": "a", "weight": 3},
+            {"provider": "embedded", "model": "b", "weight": 1},
+        ],
+        "policy": "weighted",
+        "fallbacks": [{"route": "detent-tiny", "on": ["rate_limited"]}],
+        "retry": {"attempts": 3, "backoff_ms": 250, "budget": 0.1},
+        "breaker": {
+            "error_rate": 0.3, "slow_rate": 0.5, "slow_seconds": 4.0, "min_calls": 20, "window_seconds": 60.0,
+            "open_seconds": 10.0, "probes": 3,
+        },
+        "hedge": {"quantile": 0.95, "max_extra": 0.02},
+        "timeouts": {"connect": 2.0, "first_token": 20.0, "idle": 10.0, "total": 300.0},
+        "queue": {"deadline_ms": 2000, "length": 10, "order": "fifo"},
+        "sticky": "session",
+        "shadow": {"route": "detent-tiny", "share": 0.1, "daily_usd": "5"},
+        "cache": {"mode": "exact", "ttl_seconds": 7200, "threshold": 0.97},
+        "priority": "batch",
+    }  # fmt: skip
+    answer = api.put("/api/v1/routes/bot", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    found = api.get("/api/v1/routes/bot", headers=headers)
+    assert {name: found.json()[name] for name in body} == body
+    assert found.json() == answer.json()
+    bare = api.put("/api/v1/routes/bot", json={"targets": body["targets"]}, headers=headers).json()
+    assert (bare["policy"], bare["shadow"], bare["fallbacks"]) == ("ordered", None, [])
+    wrong = api.put("/api/v1/routes/bot", json={**body, "retry": {"attempts": 99}}, headers=headers)
+    assert (wrong.status_code, wrong.json()["error"]["field"]) == (400, "retry.attempts")
+    wrong = api.put("/api/v1/routes/bot", json={**body, "shadow": {"route": "bot"}}, headers=headers)
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (409, "conflict")
+
+
+def test_limits_budgets_weights(world: Any) -> None:
+    api, headers = world.client, world.key(project="money")
+    limit = {"scope": "user", "subject": "", "unit": "requests", "amount": 5, "window_seconds": 60}
+    saved = api.post("/api/v1/limits", json={"name": "l", **limit}, headers=headers)
+    assert saved.status_code == 201
+    assert saved.json() == {"name": "l", **limit, "changed": saved.json()["changed"]}
+    assert api.post("/api/v1/limits", json={"name": "l", **limit}, headers=headers).status_code == 409
+    assert api.get("/api/v1/limits", headers=headers).json()["items"] == [saved.json()]
+    budget = {"scope": "project", "subject": "", "usd": "12.5", "period": "day", "alerts": [50], "hard": False}
+    saved = api.post("/api/v1/budgets", json={"name": "b", **budget}, headers=headers)
+    assert saved.json() == {"name": "b", **budget, "changed": saved.json()["changed"]}
+    assert api.get("/api/v1/budgets/b", headers=headers).json() == saved.json()
+    for name, wrong, field in (
+        ("usd", "much", "usd"), ("usd", "0", "usd"), ("alerts", [0], "alerts.0"), ("scope", "team", "scope"),
+        ("subject", "x", "subject"),
+    ):  # fmt: skip
+        answer = api.put("/api/v1/budgets/b", json={**budget, name: wrong}, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (400, field)
+    assert api.delete("/api/v1/limits/l", headers=headers).json() == {"removed": "l"}
+    assert api.delete("/api/v1/budgets/b", headers=headers).json() == {"removed": "b"}
+    assert api.get("/api/v1/limits/l", headers=headers).status_code == 404
+    assert api.put("/api/v1/weights/money", json={"weight": 2}, headers=headers).status_code == 403
+    assert api.put("/api/v1/weights/money", json={"weight": 2}, headers=world.key()).json()["weight"] == 2
+    assert [w["project"] for w in api.get("/api/v1/weights", headers=world.key()).json()["items"]] == ["money"]
+
+
+def test_a_change_meanwhile_is_a_conflict(world: Any) -> None:
+    api, headers = world.client, world.key(project="tags")
+    targets = [{"provider": "embedded", "model": "a"}]
+    bodies = {
+        "providers": {"url": "https://x.example/v1"},
+        "routes": {"targets": targets},
+        "limits": {"scope": "project", "unit": "requests", "amount": 5},
+        "budgets": {"scope": "project", "usd": "5"},
+    }
+    for noun, body in bodies.items():
+        path = f"/api/v1/{noun}/x"
+        assert api.put(path, json=body, headers=headers).status_code == 200
+        first = api.get(path, headers=headers).headers["etag"]
+        changed = api.put(path, json=body, headers={**headers, "if-match": first})
+        assert changed.status_code == 200
+        second = api.get(path, headers=headers).headers["etag"]
+        assert second == changed.headers["etag"] != first
+        for late in (
+            api.put(path, json=body, headers={**headers, "if-match": first}),
+            api.delete(path, headers={**headers, "if-match": first}),
+        ):
+            assert (late.status_code, late.json()["error"]["code"]) == (409, "conflict")
+        for wrong in ("3", '"x"', '"' + "9" * 40 + '"'):
+            late = api.put(path, json=body, headers={**headers, "if-match": wrong})
+            assert (late.status_code, late.json()["error"]["field"]) == (400, "if-match")
+        assert api.put(path, json=body, headers={**headers, "if-match": "*"}).status_code == 200
+        last = api.get(path, headers=headers).headers["etag"]
+        assert api.delete(path, headers={**headers, "if-match": f"W/{last}"}).status_code == 200

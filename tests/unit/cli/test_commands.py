@@ -261,3 +261,99 @@ def test_bad_settings_stop_it(detent: Detent, monkeypatch: pytest.MonkeyPatch) -
     ran = detent("keys", "list")
     assert ran.code == 1
     assert "bad_settings" in ran.err
+
+
+def test_routes_with_all_their_rules(detent: Detent) -> None:
+    assert detent("routes", "add", "backup", "--to", "embedded/detent-tiny").code == 0
+    made = detent(
+        "routes", "add", "bot", "--to", "embedded/a=3", "--to", "embedded/b", "--policy", "weighted",
+        "--fallback", "backup:rate_limited,timeout", "--fallback", "detent-tiny", "--retries", "2",
+        "--backoff", "250ms", "--retry-budget", "0.1", "--sticky", "session", "--hedge", "0.95",
+        "--hedge-extra", "0.02", "--timeout-connect", "2s", "--timeout-first-token", "20s", "--timeout-idle", "10s",
+        "--timeout-total", "5m", "--breaker-errors", "0.3", "--breaker-slow", "0.5", "--slow-after", "4s", "--breaker-open", "10s",
+        "--queue-deadline", "2s", "--queue-length", "10", "--queue-order", "fifo", "--cache", "exact", "--ttl", "2h",
+        "--shadow", "backup=0.1", "--shadow-usd", "5", "--priority", "batch", "--json",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    route = json.loads(made.out)
+    shown = json.loads(detent("routes", "show", "bot", "--json").out)
+    assert shown == route
+    route.pop("changed")
+    assert route == {
+        "name": "bot",
+        "targets": [
+            {"provider": "embedded", "model": "a", "weight": 3},
+            {"provider": "embedded", "model": "b", "weight": 1},
+        ],
+        "policy": "weighted",
+        "fallbacks": [{"route": "backup", "on": ["rate_limited", "timeout"]}, {"route": "detent-tiny", "on": []}],
+        "retry": {"attempts": 3, "backoff_ms": 250, "budget": 0.1},
+        "breaker": {
+            "error_rate": 0.3, "slow_rate": 0.5, "slow_seconds": 4.0, "min_calls": 10, "window_seconds": 30.0,
+            "open_seconds": 10.0, "probes": 2,
+        },
+        "hedge": {"quantile": 0.95, "max_extra": 0.02},
+        "timeouts": {"connect": 2.0, "first_token": 20.0, "idle": 10.0, "total": 300.0},
+        "queue": {"deadline_ms": 2000, "length": 10, "order": "fifo"},
+        "sticky": "session",
+        "shadow": {"route": "backup", "share": 0.1, "daily_usd": "5"},
+        "cache": {"mode": "exact", "ttl_seconds": 7200, "threshold": 0.97},
+        "priority": "batch",
+        "built_in": False,
+    }  # fmt: skip
+    assert detent("routes", "remove", "backup").code == 5
+    for wrong in (
+        ("--fallback", "backup:bored"), ("--fallback", ":timeout"), ("--shadow", "backup=much"), ("--retries", "-1"),
+        ("--retries", "99"), ("--policy", "random"), ("--hedge", "2"), ("--ttl", "soon"),
+    ):  # fmt: skip
+        ran = detent("routes", "add", "x", "--to", "embedded/a", "--to", "embedded/b", *wrong)
+        assert ran.code == 2, wrong
+    assert detent("routes", "add", "x", "--to", "embedded/a", "--fallback", "ghost").code == 3
+    assert detent("routes", "show", "ghost").code == 3
+    # Replacing says all of it.
+    assert detent("routes", "add", "bot", "--to", "embedded/a", "--replace").code == 0
+    assert json.loads(detent("routes", "show", "bot", "--json").out)["fallbacks"] == []
+    assert detent("routes", "remove", "backup").code == 0
+
+
+def test_providers_of_every_dialect(detent: Detent) -> None:
+    assert detent("providers", "add", "claude", "--dialect", "anthropic", "--max-concurrency", "20").code == 0
+    assert detent("providers", "add", "aws", "--dialect", "bedrock", "--region", "eu-central-1").code == 0
+    found = {p["name"]: p for p in items(detent("providers", "list", "--json"))}
+    assert (found["claude"]["url"], found["claude"]["max_concurrency"]) == ("https://api.anthropic.com", 20)
+    assert found["aws"]["url"] == "https://bedrock-runtime.eu-central-1.amazonaws.com"
+    assert detent("providers", "add", "x", "--dialect", "bedrock").code == 2
+    unknown = detent("providers", "add", "x", "--flavour", "no-such")
+    assert unknown.code == 2
+    assert "openai" in unknown.err
+
+
+def test_limits_budgets_and_weights(detent: Detent) -> None:
+    made = detent("limits", "add", "per-key", "--scope", "key", "--tokens", "5000", "--per", "2m", "--json")
+    assert made.code == 0, made.err
+    assert detent("limits", "add", "calls", "--concurrency", "8").out == "calls\n"
+    assert [(i["name"], i["unit"], i["window_seconds"]) for i in items(detent("limits", "list", "--json"))] == [
+        ("calls", "concurrency", 0),
+        ("per-key", "tokens", 120),
+    ]
+    assert detent("limits", "add", "calls", "--concurrency", "9").code == 5
+    assert detent("limits", "add", "calls", "--concurrency", "9", "--replace").code == 0
+    assert detent("limits", "add", "x").code == 2
+    assert detent("limits", "add", "x", "--requests", "1", "--tokens", "1").code == 2
+    assert detent("limits", "add", "x", "--requests", "1", "--per", "1500ms").code == 2
+    assert detent("limits", "add", "x", "--requests", "1", "--scope", "key", "--subject", "ghost").code == 3
+    assert detent("limits", "remove", "calls", "--reason", "too strict").code == 0
+    assert detent("limits", "remove", "calls").code == 3
+    made = detent(
+        "budgets", "add", "team", "--usd", "100.50", "--per", "day", "--alert", "80", "--alert", "50", "--json"
+    )
+    budget = json.loads(made.out)
+    assert (budget["usd"], budget["period"], budget["alerts"], budget["hard"]) == ("100.5", "day", [50, 80], True)
+    assert items(detent("budgets", "list", "--json")) == [budget]
+    assert detent("budgets", "add", "team", "--usd", "1").code == 5
+    assert detent("budgets", "add", "team", "--usd", "1", "--soft", "--replace").code == 0
+    assert detent("budgets", "add", "x", "--usd", "much").code == 2
+    assert detent("budgets", "remove", "team").code == 0
+    assert detent("weights", "set", "other", "3").out == "other 3\n"
+    assert [(i["project"], i["weight"]) for i in items(detent("weights", "list", "--json"))] == [("other", 3)]
+    assert detent("weights", "set", "other", "0").code == 2

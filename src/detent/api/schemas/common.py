@@ -19,6 +19,7 @@ _MILLI: Final = 1_000_000
 NameText = Annotated[str, Field(min_length=1, max_length=64, description="a-z, 0-9, dot, dash, underscore.")]
 ModelText = Annotated[str, Field(min_length=1, max_length=200)]
 UsdText = Annotated[str, Field(max_length=32, description='USD per million tokens as text, e.g. "0.15".')]
+AmountText = Annotated[str, Field(min_length=1, max_length=32, description='USD as text, e.g. "100" or "0.25".')]
 ReasonText = Annotated[str, Field(max_length=500, description="Why, for the ledger; one line, nothing personal.")]
 TimeText = Annotated[str, Field(max_length=40)]
 
