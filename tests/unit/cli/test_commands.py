@@ -270,8 +270,9 @@ def test_routes_with_all_their_rules(detent: Detent) -> None:
         "--fallback", "backup:rate_limited,timeout", "--fallback", "detent-tiny", "--retries", "2",
         "--backoff", "250ms", "--retry-budget", "0.1", "--sticky", "session", "--hedge", "0.95",
         "--hedge-extra", "0.02", "--timeout-connect", "2s", "--timeout-first-token", "20s", "--timeout-idle", "10s",
-        "--timeout-total", "5m", "--breaker-errors", "0.3", "--breaker-slow", "0.5", "--slow-after", "4s", "--breaker-open", "10s",
-        "--queue-deadline", "2s", "--queue-length", "10", "--queue-order", "fifo", "--cache", "exact", "--ttl", "2h",
+        "--timeout-total", "5m", "--breaker-errors", "0.3", "--breaker-slow", "0.5", "--slow-after", "4s",
+        "--breaker-open", "10s", "--queue-deadline", "2s", "--queue-length", "10", "--queue-order", "fifo",
+        "--cache", "exact", "--ttl", "2h",
         "--shadow", "backup=0.1", "--shadow-usd", "5", "--priority", "batch", "--json",
     )  # fmt: skip
     assert made.code == 0, made.err
