@@ -95,6 +95,40 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class LimitExceeded(TooMany):
+    """A limit has no room for the call: requests, tokens or calls at once.
+
+    Attributes:
+        headers: what limits stand where, for the answer.
+    """
+
+    code = "rate_limit_exceeded"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class BudgetSpent(TooMany):
+    """A hard budget has no room for what the call may cost.
+
+    Attributes:
+        headers: what limits stand where, for the answer.
+    """
+
+    code = "insufficient_quota"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class PriceUnknown(Forbidden):
+    """The call falls under a hard budget, and no price is known for its model."""
+
+    code = "price_unknown"
+
+
+class QuotasUnreachable(Unavailable):
+    """The shared counters cannot be reached, and calls are to be refused then."""
+
+    code = "quotas_unreachable"
+
+
 class NotReady(Unavailable):
     """There is no snapshot yet."""
 

@@ -14,6 +14,7 @@ import msgspec
 
 from detent.kernel.facts import Draft, Fact, View
 from detent.kernel.identity import Actor
+from detent.kernel.quotas import Level, Move, Share
 from detent.kernel.telemetry import (
     Batch,
     MetricQuery,
@@ -358,4 +359,39 @@ class Secrets(Protocol):
 
     def delete(self, secret_id: str) -> None:
         """Destroy it."""
+        ...
+
+
+class Quotas(Protocol):
+    """Counters that limits and budgets are held by, shared by all who serve calls.
+
+    Attributes:
+        remote: whether an exchange goes over a network, so that it may take long and is kept off the request path.
+    """
+
+    remote: bool
+
+    def exchange(self, moves: Sequence[Move], *, ticket: str = "") -> tuple[Share, ...]:
+        """Carry out moves on counters of one project, atomically; of what they ask for all or nothing is granted.
+
+        Args:
+            moves: at most one for each counter.
+            ticket: names the exchange; sent again (because no reply came) it changes nothing and gives the same reply.
+                Adapters whose replies cannot be lost need none.
+
+        Raises:
+            StorageFailed: nothing is known of the outcome; the same ticket may be sent again.
+        """
+        ...
+
+    def levels(self, project: str) -> tuple[Level, ...]:
+        """How far the project's counters are; those that say nothing any more may be left out."""
+        ...
+
+    def sync(self) -> None:
+        """Put what is counted where a power loss does not reach it; does nothing where that happens by itself."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back."""
         ...

@@ -50,6 +50,20 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_timeout: Annotated[float, Meta(gt=0, description="Seconds between two chunks of an answer.")] = 60.0
     total_timeout: Annotated[float, Meta(gt=0, description="Seconds for a whole call.")] = 600.0
     drain_seconds: Annotated[float, Meta(ge=0, description="Seconds that requests in flight get on a stop.")] = 30.0
+    quotas_url: Annotated[
+        str,
+        Meta(
+            description="Where limits and budgets are counted: empty for a file that this host's workers share, or "
+            "postgresql://... or redis://... for several hosts."
+        ),
+    ] = ""
+    quotas_unreachable: Annotated[
+        Literal["serve", "refuse"],
+        Meta(
+            description="While the counters cannot be reached: serve, each worker up to what it last saw free, or "
+            "refuse calls that have limits (503)."
+        ),
+    ] = "serve"
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
