@@ -17,6 +17,7 @@ import msgspec
 from detent.app.platform import Platform, open_platform
 from detent.app.sockets import LOOPBACK, listen, url_of
 from detent.app.status import Ready
+from detent.gateway.facts import BudgetAlerted
 from detent.gateway.snapshot import load
 from detent.kernel.clock import MINUTE, SECOND
 from detent.kernel.errors import BadSettings, DetentError
@@ -28,6 +29,7 @@ _log = logging.getLogger("detent.control")
 
 _LOOK_SECONDS: Final = 0.25
 _SEAL_SECONDS: Final = 0.1
+_ALERT_SECONDS: Final = 5.0
 _COMPILE_AT_LEAST: Final = MINUTE
 _RETRY_SECONDS: Final = 0.5
 _LONGEST_RETRY_SECONDS: Final = 30.0
@@ -118,13 +120,15 @@ def told(platform: Platform) -> Ready:
 
 @contextlib.contextmanager
 def loops(platform: Platform) -> Iterator[None]:
-    """The work beside the server, each in a thread: ingest the spool, compile the snapshot, chain and sign facts."""
+    """The work beside the server, each in a thread: ingest the spool, compile the snapshot, chain and sign facts, notice
+    budgets that are nearly spent."""
     stop = threading.Event()
     ingester = Ingester(platform.settings.folder / "spool", platform.lake, clock=platform.clock)
     work: list[tuple[str, Callable[[], None]]] = [
         ("ingest", lambda: ingester.run(stop)),
         ("compile", lambda: keep_published(platform, stop)),
         ("checkpoint", lambda: keep_signed(platform, stop)),
+        ("alert", lambda: keep_alerted(platform, stop)),
     ]
     if not platform.settings.ledger_url.startswith("sqlite"):
         work.append(("seal", lambda: keep_sealed(platform, stop)))
@@ -178,6 +182,15 @@ def _is_published(platform: Platform, position: int) -> bool:
         return False
     current = load(platform.settings.folder / "snapshot")
     return current is not None and current.position >= position
+
+
+def keep_alerted(platform: Platform, stop: threading.Event) -> None:
+    """Record budgets whose thresholds were crossed."""
+    while not stop.wait(_ALERT_SECONDS):
+        for fact in platform.alerts.check():
+            body = fact.body
+            if isinstance(body, BudgetAlerted):
+                _log.warning("budget '%s' of %s: %d %% are spent", body.name, fact.project, body.percent)
 
 
 def keep_sealed(platform: Platform, stop: threading.Event) -> None:

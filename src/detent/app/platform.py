@@ -18,6 +18,8 @@ from detent.app.sockets import LOOPBACK, url_of
 from detent.app.state import State, read_state
 from detent.app.status import LakeStatus, LedgerStatus, SpoolStatus, Status, version
 from detent.app.workflows import SCHEDULES, workflows
+from detent.gateway.limits.opening import open_quotas
+from detent.gateway.limits.spending import Alerts, Spending
 from detent.gateway.service import Gateway
 from detent.gateway.snapshot import load
 from detent.governance.access import Access
@@ -26,7 +28,7 @@ from detent.governance.people import People
 from detent.guard.vault import open_vault
 from detent.kernel.clock import MINUTE, Clock, SystemClock
 from detent.kernel.ids import Ids, UuidV7
-from detent.kernel.ports import Blobs, Jobs, Lake, Ledger
+from detent.kernel.ports import Blobs, Jobs, Lake, Ledger, Quotas
 from detent.kernel.secret import Secret
 from detent.kernel.settings import Settings
 from detent.store.accounts import SqlAccounts
@@ -51,6 +53,9 @@ class Platform:
     blobs: Blobs
     jobs: Jobs
     gateway: Gateway
+    quotas: Quotas
+    spending: Spending
+    alerts: Alerts
     traces: Traces
     people: People
     access: Access
@@ -212,6 +217,8 @@ def open_platform(
         )
         access = Access(gateway, people, ledger, clock=clock)
         publisher.rights = access.rights_of
+        quotas = open_quotas(settings.gateway.quotas_url, folder, clock=clock)
+        closers.insert(0, quotas.close)
         blobs = FolderBlobs(folder / "blobs")
         known = workflows(settings, ledger=ledger, lake=lake, blobs=blobs, clock=clock)
         jobs = open_jobs(settings.ledger_url, known, clock=clock, ids=ids, worker=worker, schedules=SCHEDULES)
@@ -229,6 +236,9 @@ def open_platform(
         blobs=blobs,
         jobs=jobs,
         gateway=gateway,
+        quotas=quotas,
+        spending=Spending(ledger, quotas, clock=clock),
+        alerts=Alerts(ledger, quotas, clock=clock),
         traces=Traces(lake, clock=clock, ids=ids),
         people=people,
         access=access,

@@ -139,6 +139,26 @@ class BudgetRemoved(FactBody, frozen=True, kw_only=True):
     name: str
 
 
+@fact("budget.alerted")
+class BudgetAlerted(FactBody, frozen=True, kw_only=True):
+    """A budget's threshold was crossed; said once for each period and subject.
+
+    Attributes:
+        subject: the key's id, route or model; of a user only a digest, the beginning of one.
+        percent: the threshold.
+        period: the UTC day or month, `2026-03-01` or `2026-03`.
+        spent, amount: nano-dollars, as they stood when it was noticed.
+    """
+
+    name: str
+    scope: Scope
+    subject: str = ""
+    percent: int
+    period: str
+    spent: int
+    amount: int
+
+
 @fact("weight.set")
 class WeightSet(FactBody, frozen=True, kw_only=True):
     """A project was given a share of contended deployments."""
@@ -158,5 +178,6 @@ FACTS = (
     LimitRemoved,
     BudgetSet,
     BudgetRemoved,
+    BudgetAlerted,
     WeightSet,
 )

@@ -1,9 +1,9 @@
 """What limits stand where, as headers: OpenAI's, the IETF's draft, and our own for money.
 
 `x-ratelimit-*-requests` and `-tokens` are of the limit with the least left in proportion, as clients of OpenAI's API
-read them. `ratelimit-policy` and `ratelimit` (draft-ietf-httpapi-ratelimit-headers-11) name every limit: `q` and `r` its
-quota and what remains, `w` and `t` the window and the seconds until all is free again if nothing more is asked for, `qu`
-the unit.
+read them. `ratelimit-policy` and `ratelimit` (draft-ietf-httpapi-ratelimit-headers-11) name every limit: `q` and `r`
+its quota and what remains, `w` and `t` the window and the seconds until all is free again if nothing more is asked for,
+`qu` the unit.
 """
 
 from __future__ import annotations

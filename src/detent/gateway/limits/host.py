@@ -1,8 +1,8 @@
 """Counters in a file that all processes of one host map into their memory. Takes microseconds, survives any of them.
 
 An exchange takes the file's lock (flock, which the kernel releases when its holder dies), works on the mapped
-integers, and lets go. There is no write to wait for: what is in the map is the kernel's, whatever happens to the process.
-The disk has it after `sync`, which a worker does every second, so a power loss takes at most that.
+integers, and lets go. There is no write to wait for: what is in the map is the kernel's, whatever happens to the
+process. The disk has it after `sync`, which a worker does every second, so a power loss takes at most that.
 
 Time is the machine's monotonic clock and a base that the file holds: all processes of a host read the same, and a wall
 clock that is set changes nothing. After a reboot the base goes on from the wall time that has passed meanwhile.

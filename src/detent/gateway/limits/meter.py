@@ -11,7 +11,8 @@ refusals: at most a tenth of what was free when they were taken (1/16, and half 
 until they are given back (two seconds without calls). No slice lets more through than the limit.
 
 While the counters cannot be reached, `unreachable` decides: go on, each worker by itself up to what it last saw free
-(for a sliding window, up to the limit in each window), or refuse. What is used meanwhile is reported when they are back.
+(for a sliding window, up to the limit in each window), or refuse. What is used meanwhile is reported once they are
+back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Shared counters in PostgreSQL: a row for each, locked for the moment of an exchange.
 
-The arithmetic is the kernel's, on the row's array; the database brings the lock, the clock and the durability. An exchange
-takes two round trips. Commits are not waited for on the database's disk: a crash of the database server itself
+The arithmetic is the kernel's, on the row's array; the database brings the lock, the clock and the durability. An
+exchange takes two round trips. Commits are not waited for on the database's disk: a crash of the database server itself
 (not of anything else) takes at most its last moments, three times `wal_writer_delay`.
 """
 
@@ -27,7 +27,7 @@ _OPTIONS: Final = "-c statement_timeout=500 -c lock_timeout=400 -c synchronous_c
 
 
 class PostgresQuotas:
-    """The port `Quotas` for gateways that share a PostgreSQL. Connects when it is first used, and again after a failure.
+    """The port `Quotas` for gateways that share a PostgreSQL. Connects at the first use, and again after a failure.
 
     Args:
         url: `postgresql://...`; its own tables are made there.

@@ -1,7 +1,7 @@
 """Shared counters in Redis (or Valkey): one Lua script, which Redis runs undisturbed.
 
-The script does what `kernel.quotas.exchange` does, on the server's clock in microseconds; one contract suite holds both.
-Keys of a project share a hash tag, so a cluster keeps them together. Budgets outlive a restart of Redis only if
+The script does what `kernel.quotas.exchange` does, on the server's clock in microseconds; one contract suite holds
+both. Keys of a project share a hash tag, so a cluster keeps them together. Budgets outlive a restart of Redis only if
 it keeps its data (`appendonly yes`).
 """
 
