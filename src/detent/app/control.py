@@ -120,8 +120,8 @@ def told(platform: Platform) -> Ready:
 
 @contextlib.contextmanager
 def loops(platform: Platform) -> Iterator[None]:
-    """The work beside the server, each in a thread: ingest the spool, compile the snapshot, chain and sign facts, notice
-    budgets that are nearly spent."""
+    """The work beside the server, each in a thread: ingest the spool, compile the snapshot, chain and sign facts,
+    notice budgets that are nearly spent."""
     stop = threading.Event()
     ingester = Ingester(platform.settings.folder / "spool", platform.lake, clock=platform.clock)
     work: list[tuple[str, Callable[[], None]]] = [

@@ -148,7 +148,7 @@ def test_a_scheme_that_nobody_serves_stops_the_start(
     url: str, home: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "entry_points", declared)
-    with pytest.raises(BadSettings, match="gateway.quotas_url") as refused:
+    with pytest.raises(BadSettings, match="none that counters") as refused:
         opening.open_quotas(url, home, clock=clock)
     assert "redis://" in refused.value.hint
 
