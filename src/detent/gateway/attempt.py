@@ -33,6 +33,7 @@ class Attempt:
         carrier: how.
         said: the whole answer, once it is there.
         stream: the streamed answer, once the provider has begun one.
+        content_type: of the provider's answer.
         block: what was read of the stream and not given to the client yet.
         sent: whether the provider has, or may have, the prompt.
     """
@@ -41,11 +42,11 @@ class Attempt:
         "_deadline",
         "_keep",
         "_patient",
-        "_streamed",
         "_timeouts",
         "block",
         "carrier",
         "connection",
+        "content_type",
         "deployment",
         "said",
         "sent",
@@ -57,7 +58,6 @@ class Attempt:
         deployment: Deployment,
         carrier: Carrier,
         *,
-        streamed: bool,
         patient: bool,
         keep: bool,
         timeouts: Timeouts,
@@ -66,7 +66,6 @@ class Attempt:
         """Prepare it.
 
         Args:
-            streamed: whether the client wants a stream.
             patient: whether a stream is held until its first real output; else it is passed on from its first event.
             keep: whether the answer's text is kept.
             deadline: loop time at which all must be over.
@@ -77,8 +76,8 @@ class Attempt:
         self.said: Said | None = None
         self.stream: Stream | None = None
         self.block = b""
+        self.content_type = b""
         self.sent = False
-        self._streamed = streamed
         self._patient = patient
         self._keep = MAX_CONTENT if keep else 0
         self._timeouts = timeouts
@@ -98,7 +97,7 @@ class Attempt:
             )
         connection = self.connection = await lane.send(
             self.carrier.request(traceparent),
-            hold=self._streamed,
+            hold=self.carrier.hold,
             total_deadline=self._deadline,
             timeouts=self._timeouts,
             sending=self._sending,
@@ -107,7 +106,13 @@ class Attempt:
             await self._not_ok(connection, clock)
         if connection.headers.get(b"content-encoding", b"identity") != b"identity":
             raise BadAnswer("The provider's answer is compressed, though it was asked not to be.")
-        if self._streamed:
+        self.content_type = connection.headers.get(b"content-type", b"")
+        try:
+            streamed = self.carrier.streams(connection.headers)
+        except BadAnswer:
+            read_answer(await connection.read_all())  # an error says what it is
+            raise
+        if streamed:
             await self._hold(connection)
         else:
             data = await connection.read_all()
@@ -132,10 +137,6 @@ class Attempt:
         )
 
     async def _hold(self, connection: Connection) -> None:
-        kind = connection.headers.get(b"content-type", b"text/event-stream")
-        if not kind.lower().startswith((b"text/event-stream", b"application/vnd.amazon.eventstream")):
-            read_answer(await connection.read_all())  # an error says what it is
-            raise BadAnswer("The provider answered a streamed call without a stream.")
         stream = self.stream = self.carrier.stream(self._keep)
         while not (stream.begun or stream.done or (stream.opened and not self._patient)):
             data = await connection.read()

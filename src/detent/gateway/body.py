@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from detent.gateway.errors import MalformedBody, TooDeep
+from detent.gateway.errors import MalformedBody, TooDeep, TooManyParts
 from detent.gateway.surrogates import mended
 from detent.kernel.errors import InvalidInput
 
@@ -21,6 +21,7 @@ _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _MAX_BRACKETS: Final = 1_000_000  # wide rather than deep, but each layer costs a pass over all of them
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+H = TypeVar("H")
 _AT: Final = re.compile(r" - at `\$\.?(.*)`$")
 
 
@@ -66,6 +67,41 @@ class ChatBody:
         self.hide_usage = bool(head.stream) and not (options is not None and options.include_usage)
 
     @property
+    def model(self) -> str:
+        """The route's name as the client wrote it."""
+        return self.head.model
+
+    @property
+    def stream(self) -> bool:
+        """Whether a streamed answer is wanted."""
+        return bool(self.head.stream)
+
+    @property
+    def user(self) -> str:
+        """The client's own name for its user."""
+        return self.head.user or ""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most output tokens that it asked for."""
+        return self.head.max_completion_tokens or self.head.max_tokens
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """`gen_ai.request.*` attributes of the span."""
+        head = self.head
+        found: dict[str, Any] = {}
+        if head.temperature is not None:
+            found["gen_ai.request.temperature"] = head.temperature
+        if head.top_p is not None:
+            found["gen_ai.request.top_p"] = head.top_p
+        if (limit := self.max_tokens) is not None:
+            found["gen_ai.request.max_tokens"] = limit
+        if head.n is not None:
+            found["gen_ai.request.choice.count"] = head.n
+        return found
+
+    @property
     def messages(self) -> bytes:
         """The messages as the client wrote them."""
         return bytes(self._fields["messages"])
@@ -96,6 +132,18 @@ def read_body(raw: bytes, *, max_depth: int) -> ChatBody:
         TooDeep: nested too deeply.
         InvalidInput: a field is missing, given twice, or has the wrong type or range; names it.
     """
+    head, fields = check_json(raw, _HEADS, max_depth=max_depth)
+    return ChatBody(raw, head, fields)
+
+
+def check_json(raw: bytes, heads: msgspec.json.Decoder[H], *, max_depth: int) -> tuple[H, dict[str, msgspec.Raw]]:
+    """What a decoder reads of a JSON object, and its fields, each as the client wrote it.
+
+    Raises:
+        MalformedBody: no JSON object in UTF-8.
+        TooDeep: nested too deeply.
+        InvalidInput: a field is missing, given twice, or has the wrong type or range; names it.
+    """
     if not raw.isascii():
         try:
             raw.decode()
@@ -105,7 +153,7 @@ def read_body(raw: bytes, *, max_depth: int) -> ChatBody:
         raise TooDeep(f"The body is nested deeper than {max_depth}.", hint="Flatten it.")
     try:
         fields = _FIELDS.decode(raw)
-        head = _HEADS.decode(raw)
+        head = heads.decode(raw)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
@@ -117,7 +165,19 @@ def read_body(raw: bytes, *, max_depth: int) -> ChatBody:
         raise MalformedBody(f"The body is no valid JSON: {error}.", hint="Send one JSON object.") from None
     if not _plain_size(raw, fields):
         _refuse_twins(raw)
-    return ChatBody(raw, head, fields)
+    return head, fields
+
+
+def check_parts(raw: bytes, limit: int) -> None:
+    """Refuse a body of very many small parts, which costs everybody on its way far more than its bytes do.
+
+    Raises:
+        TooManyParts: it holds more JSON objects than allowed.
+    """
+    if raw.count(b"{") > limit and _STRING.sub(b"", raw).count(b"{") > limit:
+        raise TooManyParts(
+            f"The body holds more than {limit} JSON objects.", hint="Send fewer messages or parts, or join them."
+        )
 
 
 def _deeper(raw: bytes, limit: int) -> bool:
@@ -151,6 +211,7 @@ def _refuse_twins(raw: bytes) -> None:
 
 
 def _invalid(message: str) -> InvalidInput:
+    """What a decoder found wrong, with the field's name."""
     found = _AT.search(message)
     field = found[1] if found else None
     what = message[: found.start()] if found else message

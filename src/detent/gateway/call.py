@@ -18,8 +18,9 @@ from typing import Any, Final, Protocol
 
 from detent.gateway.answer import holds_error
 from detent.gateway.attempt import MAX_CONTENT, Attempt
-from detent.gateway.body import ChatBody, read_body
+from detent.gateway.body import check_parts, read_body
 from detent.gateway.carriers import Stream, carrier
+from detent.gateway.dialects.port import Asked
 from detent.gateway.errors import (
     CLIENT_GONE,
     BodyTooLarge,
@@ -31,11 +32,11 @@ from detent.gateway.errors import (
     UpstreamCut,
     UpstreamRejected,
     openai_body,
-    openai_event,
 )
 from detent.gateway.listener import CONNECTION, ClientConnection
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import Operation
+from detent.gateway.proxied import read_proxied
 from detent.gateway.snapshot import KeyEntry
 from detent.gateway.world import Way, World
 from detent.kernel.chat import Usage
@@ -80,9 +81,9 @@ class Call:
     """The state of one call."""
 
     __slots__ = (
+        "_asked",
         "_attempt",
         "_attempts",
-        "_body",
         "_committed",
         "_deadline",
         "_error",
@@ -128,7 +129,7 @@ class Call:
         self._trace_id = found[1].decode() if found else new_trace_id()
         self._parent_id = found[2].decode() if found else ""
         self._span_id = new_span_id()
-        self._body: ChatBody | None = None
+        self._asked: Asked | None = None
         self._world: World | None = None
         self._way: Way | None = None
         self._attempt: Attempt | None = None
@@ -173,17 +174,24 @@ class Call:
         self._plane.admit()
         self._world = world
         raw = await self._read(receive)
-        body = self._body = read_body(raw, max_depth=self._plane.settings.max_depth)
-        way = world.find(self._key, body.head.model)
+        asked = self._asked = self._ask(raw)
+        way = world.find(self._key, asked.model)
         if way is None:
             raise UnknownModel(
-                f"There is no model '{body.head.model[:100]}' for this key.",
+                f"There is no model '{asked.model[:100]}' for this key.",
                 hint="List what there is with GET /v1/models.",
                 field="model",
             )
         self._way = way
         self._deadline = asyncio.get_running_loop().time() + way.timeouts.total
-        await self._deliver(await self._open_any(way, body))
+        await self._deliver(await self._open_any(way, asked))
+
+    def _ask(self, raw: bytes) -> Asked:
+        depth = self._plane.settings.max_depth
+        check_parts(raw, self._plane.settings.max_parts)
+        if self._operation.kind == "proxy":
+            return read_proxied(raw, self._headers.get(b"content-type", b"").decode("latin-1"), max_depth=depth)
+        return read_body(raw, max_depth=depth)
 
     async def _read(self, receive: Receive) -> bytes:
         if self._headers.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -210,14 +218,13 @@ class Call:
 
     # Attempts
 
-    async def _open_any(self, way: Way, body: ChatBody) -> Attempt:
+    async def _open_any(self, way: Way, asked: Asked) -> Attempt:
         """The first attempt that has an answer for the client."""
         last: DetentError | None = None
         for deployment in way.deployments:
             attempt = self._attempt = Attempt(
                 deployment,
-                carrier(body, deployment),
-                streamed=bool(body.head.stream),
+                carrier(self._operation, asked, deployment),
                 patient=deployment is not way.deployments[-1],
                 keep=self._keeps_content(),
                 timeouts=way.timeouts,
@@ -256,7 +263,10 @@ class Call:
         stream = attempt.stream
         assert stream is not None
         self._committed = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*_STREAM_HEADERS, *self._ids()]})
+        headers = [*_STREAM_HEADERS, *self._ids()]
+        if self._operation.kind == "proxy":
+            headers[0] = (b"content-type", attempt.content_type or b"application/octet-stream")
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         if await self._pump(attempt, stream) is None:
             await attempt.finish()
 
@@ -297,10 +307,22 @@ class Call:
                 "detent_gateway_attempts_failed_total",
                 label(provider=attempt.deployment.provider, code=fault.code),
             )
-            block += openai_event(fault)
+            told = attempt.carrier.error_event(fault)
+            if told is None:
+                self._record()
+                self._cut_off()
+                return fault
+            block += told
         self._record()
         await self._pass_on(block, more=False)
         return fault
+
+    def _cut_off(self) -> None:
+        """Close the client's connection within an answer, which is then plainly not complete."""
+        client: ClientConnection | None = self._scope.get(CONNECTION)
+        if client is not None:
+            client.on_gone = None
+            client.transport.abort()
 
     async def _pass_on(self, block: bytes, *, more: bool) -> None:
         message = {"type": "http.response.body", "body": block, "more_body": more}
@@ -343,8 +365,12 @@ class Call:
         if self._gone:
             return
         error = Draining("The gateway is stopping.", hint="Send the call again.", retry_after=1.0)
-        if self._committed:
-            await self._pass_on(openai_event(error), more=False)
+        if self._committed and self._attempt is not None:
+            told = self._attempt.carrier.error_event(error)
+            if told is None:
+                self._cut_off()
+            else:
+                await self._pass_on(told, more=False)
         else:
             await self._answer(error.status, openai_body(error), retry_after=error.retry_after)
 
@@ -373,31 +399,26 @@ class Call:
             return
         self._recorded = True
         elapsed = self._plane.clock.monotonic() - self._started
-        attempt, body = self._attempt, self._body
-        usage = Usage() if attempt is None or body is None else attempt.usage(body.messages)
+        attempt, asked = self._attempt, self._asked
+        usage = Usage() if attempt is None or asked is None else attempt.usage(asked.messages)
         cost: int | None = 0
-        if usage.total_tokens and attempt is not None:
+        if attempt is not None and attempt.sent:
             price = attempt.deployment.target.price
-            cost = None if price is None else price.cost(usage)
+            if usage.total_tokens:
+                cost = None if price is None else price.cost(usage)
+            elif not self._operation.by_tokens:
+                cost = None  # something was made, and nobody said how much of it
         self._plane.record(self._span(elapsed, usage, cost))
 
     def _span(self, elapsed: int, usage: Usage, cost: int | None) -> Span:
-        body, attempt, way = self._body, self._attempt, self._way
-        head = body.head if body is not None else None
+        asked, attempt, way = self._asked, self._attempt, self._way
         status: Status = "ok" if not self._error else "cancelled" if self._error == CLIENT_GONE else "error"
         attributes: dict[str, Any] = {}
         content = output = ""
-        if head is not None and body is not None:
-            for name in ("temperature", "top_p"):
-                if (value := getattr(head, name)) is not None:
-                    attributes[f"gen_ai.request.{name}"] = value
-            limit = head.max_completion_tokens or head.max_tokens
-            if limit is not None:
-                attributes["gen_ai.request.max_tokens"] = limit
-            if head.n is not None:
-                attributes["gen_ai.request.choice.count"] = head.n
+        if asked is not None:
+            attributes = asked.parameters
             if self._keeps_content():
-                messages = body.messages
+                messages = asked.messages
                 if len(messages) <= MAX_CONTENT:
                     content = messages.decode()
                 else:
@@ -416,20 +437,20 @@ class Call:
             trace_id=self._trace_id,
             span_id=self._span_id,
             parent_id=self._parent_id,
-            name=f"chat {way.name}" if way is not None else "chat",
+            name=f"{self._operation.name} {way.name}" if way is not None else self._operation.name,
             start=self._start,
             end=self._start + elapsed,
             project=self._key.project,
-            operation="chat",
+            operation=self._operation.name,
             status=status,
             error_type=self._error,
             provider=attempt.deployment.provider if attempt is not None else "",
-            request_model=attempt.deployment.model if attempt is not None else head.model if head is not None else "",
+            request_model=attempt.deployment.model if attempt is not None else asked.model if asked is not None else "",
             response_model=answered.model if answered is not None else "",
             route=way.name if way is not None else "",
             key_id=self._key.id,
             session_id=self._sent(b"x-detent-session"),
-            user_id=self._sent(b"x-detent-user") or (head.user or "" if head is not None else "")[:200],
+            user_id=self._key.user or self._sent(b"x-detent-user") or (asked.user if asked is not None else "")[:200],
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_input_tokens=usage.cached_input_tokens,
@@ -438,7 +459,7 @@ class Call:
             cost=cost,
             ttft=self._first,
             finish_reason=answered.finish_reason if answered is not None else "",
-            stream=bool(head.stream) if head is not None else False,
+            stream=asked is not None and asked.stream,
             http_status=self._http_status,
             attempts=self._attempts,
             attributes=attributes,

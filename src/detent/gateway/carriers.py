@@ -9,10 +9,14 @@ from typing import Protocol
 
 from detent.gateway.answer import Said, read_answer
 from detent.gateway.body import ChatBody
+from detent.gateway.dialects.port import Asked
+from detent.gateway.errors import BadAnswer, openai_event
+from detent.gateway.operations import Operation
+from detent.gateway.proxied import Proxied, ProxyBody
 from detent.gateway.sse import ChatStream
 from detent.gateway.world import Deployment
 from detent.kernel.chat import Usage
-from detent.kernel.errors import WorldError
+from detent.kernel.errors import BugError, WorldError
 
 
 class Stream(Protocol):
@@ -47,13 +51,23 @@ class Carrier(Protocol):
     Attributes:
         dropped: fields of the request that the deployment's dialect has no word for.
         same: whether the provider speaks the client's dialect, so that its words may go to the client as they are.
+        hold: whether a stream is asked for, so that the first-token time-out runs until its first real output.
     """
 
     dropped: tuple[str, ...]
     same: bool
+    hold: bool
 
     def request(self, traceparent: str) -> bytes:
         """The whole HTTP request."""
+        ...
+
+    def streams(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether an answer with this head is passed on as a stream.
+
+        Raises:
+            BadAnswer: a stream was asked for, and this is none.
+        """
         ...
 
     def whole(self, data: bytes) -> Said:
@@ -69,11 +83,15 @@ class Carrier(Protocol):
         """Read a streamed answer, and remember so many characters of it."""
         ...
 
+    def error_event(self, error: WorldError) -> bytes | None:
+        """An error within a stream that began well; None when it can only be told by cutting the connection."""
+        ...
+
 
 class Passed:
     """OpenAI's chat completions to a provider that speaks them: the client's own bytes there, the provider's back."""
 
-    __slots__ = ("_body", "_deployment")
+    __slots__ = ("_body", "_deployment", "hold")
 
     dropped: tuple[str, ...] = ()
     same = True
@@ -81,6 +99,7 @@ class Passed:
     def __init__(self, body: ChatBody, deployment: Deployment) -> None:
         self._body = body
         self._deployment = deployment
+        self.hold = body.stream
 
     def request(self, traceparent: str) -> bytes:
         """The client's bytes, with the deployment's own name of the model."""
@@ -89,8 +108,16 @@ class Passed:
             "/chat/completions",
             self._body.for_model(deployment.model, deployment.model_json),
             traceparent=traceparent,
-            stream=bool(self._body.head.stream),
+            stream=self.hold,
         )
+
+    def streams(self, headers: dict[bytes, bytes]) -> bool:
+        """As asked for."""
+        if not self.hold:
+            return False
+        if not headers.get(b"content-type", b"text/event-stream").lower().startswith(b"text/event-stream"):
+            raise BadAnswer("The provider answered a streamed call without a stream.")
+        return True
 
     def whole(self, data: bytes) -> Said:
         """The provider's bytes, looked into."""
@@ -100,7 +127,15 @@ class Passed:
         """The provider's events, looked into."""
         return ChatStream(hide_usage=self._body.hide_usage, keep=keep)
 
+    def error_event(self, error: WorldError) -> bytes:
+        """As OpenAI writes one."""
+        return openai_event(error)
 
-def carrier(body: ChatBody, deployment: Deployment) -> Carrier:
+
+def carrier(operation: Operation, asked: Asked, deployment: Deployment) -> Carrier:
     """The way from a request to a deployment."""
-    return Passed(body, deployment)
+    if isinstance(asked, ProxyBody):
+        return Proxied(operation, asked, deployment)
+    if isinstance(asked, ChatBody):
+        return Passed(asked, deployment)
+    raise BugError(f"There is no way from {operation.dialect} to {deployment.dialect}.")

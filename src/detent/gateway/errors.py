@@ -35,6 +35,19 @@ class TooDeep(InvalidInput):
     code = "too_deep"
 
 
+class TooManyParts(TooLarge):
+    """The body holds more JSON objects (messages, parts, tools) than allowed."""
+
+    code = "too_many_parts"
+
+
+class MisdirectedScrape(CallerError):
+    """Metrics were asked for under a name that is not known to be ours."""
+
+    code = "misdirected_request"
+    status = 421
+
+
 class BodyTooLarge(TooLarge):
     """The body is larger than allowed."""
 

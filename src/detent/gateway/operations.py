@@ -18,12 +18,15 @@ class Operation(msgspec.Struct, frozen=True):
         kind: how it is served: as a chat in any dialect; as a count of a chat's tokens; or passed on as it is to a
             provider that has the same endpoint.
         path: behind the provider's base URL, when it is passed on.
+        by_tokens: whether text goes in, so that its tokens can be estimated; sound and images are priced by the
+            provider's own figures or not at all.
     """
 
     name: str
     dialect: str
     kind: Kind
     path: str
+    by_tokens: bool = True
 
 
 OPERATIONS: Final = {
@@ -35,12 +38,12 @@ OPERATIONS: Final = {
     "/v1/moderations": Operation("moderation", "openai", "proxy", "/moderations"),
     "/v1/rerank": Operation("rerank", "openai", "proxy", "/rerank"),
     "/v1/completions": Operation("text_completion", "openai", "proxy", "/completions"),
-    "/v1/audio/speech": Operation("speech", "openai", "proxy", "/audio/speech"),
-    "/v1/audio/transcriptions": Operation("transcription", "openai", "proxy", "/audio/transcriptions"),
-    "/v1/audio/translations": Operation("translation", "openai", "proxy", "/audio/translations"),
-    "/v1/images/generations": Operation("image_generation", "openai", "proxy", "/images/generations"),
-    "/v1/images/edits": Operation("image_edit", "openai", "proxy", "/images/edits"),
-    "/v1/images/variations": Operation("image_variation", "openai", "proxy", "/images/variations"),
+    "/v1/audio/speech": Operation("speech", "openai", "proxy", "/audio/speech", by_tokens=False),
+    "/v1/audio/transcriptions": Operation("transcription", "openai", "proxy", "/audio/transcriptions", by_tokens=False),
+    "/v1/audio/translations": Operation("translation", "openai", "proxy", "/audio/translations", by_tokens=False),
+    "/v1/images/generations": Operation("image_generation", "openai", "proxy", "/images/generations", by_tokens=False),
+    "/v1/images/edits": Operation("image_edit", "openai", "proxy", "/images/edits", by_tokens=False),
+    "/v1/images/variations": Operation("image_variation", "openai", "proxy", "/images/variations", by_tokens=False),
 }
 """By the path that clients call."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -12,9 +13,12 @@ import msgspec
 
 from detent.gateway import snapshot as snapshots
 from detent.gateway.call import Call, Receive, Scope, Send
+from detent.gateway.delegation import PREFIX as DELEGATED
+from detent.gateway.delegation import accept
 from detent.gateway.errors import (
     Draining,
     InvalidKey,
+    MisdirectedScrape,
     NotReady,
     NoUpstream,
     Overloaded,
@@ -32,6 +36,7 @@ from detent.gateway.world import Deployment, Way, World, build_world
 from detent.guard.vault import Vault
 from detent.kernel.clock import SECOND, Clock
 from detent.kernel.errors import DetentError, MethodNotAllowed, StorageFailed
+from detent.kernel.identity import Permission
 from detent.kernel.settings import GatewaySettings, TelemetrySettings
 from detent.kernel.telemetry import Span
 
@@ -40,6 +45,7 @@ _SAVE_TICKS: Final = 5
 _PROBE_SECONDS: Final = 1.5
 _PROBE_KEPT: Final = SECOND // 2
 _FULL_KEPT: Final = SECOND
+_ADDRESS: Final = re.compile(r"\d+\.\d+\.\d+\.\d+|\[[0-9a-f:.%]+\]")
 _log = logging.getLogger("detent.gateway")
 
 
@@ -91,9 +97,10 @@ class Plane:
         path: str = scope["path"]
         method: str = scope["method"]
         try:
-            if path == "/v1/chat/completions":
+            operation = OPERATIONS.get(path)
+            if operation is not None:
                 _need(method, "POST")
-                await self._call(OPERATIONS[path], scope, receive, send)
+                await self._call(operation, scope, receive, send)
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 _need(method, "GET")
                 name = path.removeprefix("/v1/models").removeprefix("/")
@@ -107,6 +114,7 @@ class Plane:
                 await _respond(send, 200, b'{"status":"ready"}')
             elif path == "/metrics":
                 _need(method, "GET")
+                self._check_host(dict(scope["headers"]).get(b"host", b""))
                 self._set_gauges()
                 await _respond(send, 200, self.metrics.text().encode(), b"text/plain; version=0.0.4; charset=utf-8")
             else:
@@ -143,15 +151,32 @@ class Plane:
         return self.world
 
     def _authenticate(self, world: World, headers: dict[bytes, bytes]) -> KeyEntry:
+        """Whose call it is, by `Authorization: Bearer` or, as Anthropic's clients send it, `x-api-key`."""
         scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        hashed = hash_token(token.strip()) if scheme.lower() == "bearer" else None
+        if scheme.lower() != "bearer":
+            token = headers.get(b"x-api-key", b"").decode("latin-1")
+        token = token.strip()
+        if token.startswith(DELEGATED):
+            return self._delegated(world, token)
+        hashed = hash_token(token)
         key = world.keys.get(hashed) if hashed is not None else None
         if key is None or (key.expires and self.clock.now() >= key.expires):
-            raise InvalidKey(
-                "The key is unknown, expired or revoked." if token else "No key was sent.",
-                hint="Send 'Authorization: Bearer dtk_...'; make a key with `detent keys create`.",
-            )
+            raise _invalid_key(token)
         return key
+
+    def _delegated(self, world: World, token: str) -> KeyEntry:
+        """The entry for a call that another part of Detent makes for a key or a person."""
+        now = self.clock.now()
+        found = accept(self._vault(), token, now)
+        if found is None:
+            raise _invalid_key(token)
+        if found.key_id:
+            key = world.keys_by_id.get(found.key_id)
+            if key is None or key.project != found.project or (key.expires and now >= key.expires):
+                raise _invalid_key(token)
+            return msgspec.structs.replace(key, priority=found.priority)
+        may = (Permission.GATEWAY_CALL,)
+        return KeyEntry("", found.project, found.routes, found.expires, may, found.priority, found.user_id)
 
     def admit(self) -> None:
         """Whether one more call may begin.
@@ -173,6 +198,21 @@ class Plane:
         if self._full_since is None or self._telemetry.when_full == "shed":
             return False
         return self.clock.monotonic() - self._full_since < _FULL_KEPT
+
+    def _check_host(self, host: bytes) -> None:
+        """Let nobody's page read our figures by having its own name lead here (DNS rebinding)."""
+        name = host.decode("latin-1").lower()
+        name = name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        known = {
+            "localhost",
+            self.settings.host.lower(),
+            *self.settings.metrics_hosts.lower().replace(" ", "").split(","),
+        }
+        if not name or not (name in known or _ADDRESS.fullmatch(name)):
+            raise MisdirectedScrape(
+                "This name does not belong to this gateway.",
+                hint="Use its address, or set DETENT_GATEWAY_METRICS_HOSTS.",
+            )
 
     # Models
 
@@ -332,6 +372,13 @@ class Plane:
         gauges["detent_gateway_workers"] = 1
         if self.world is not None:
             gauges["detent_gateway_snapshot_position"] = self.world.position
+
+
+def _invalid_key(token: str) -> InvalidKey:
+    return InvalidKey(
+        "The key is unknown, expired or revoked." if token else "No key was sent.",
+        hint="Send 'Authorization: Bearer dtk_...'; make a key with `detent keys create`.",
+    )
 
 
 def _need(method: str, wanted: str) -> None:

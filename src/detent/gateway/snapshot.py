@@ -19,6 +19,7 @@ import msgspec
 from detent.gateway.model import (
     EMBEDDED,
     EMBEDDED_MODEL,
+    Band,
     Budget,
     Key,
     Limit,
@@ -40,13 +41,20 @@ R = TypeVar("R", Limit, Budget)
 
 
 class KeyEntry(msgspec.Struct, frozen=True):
-    """What the data plane knows of a virtual key."""
+    """What the data plane knows of a virtual key, or of a call that is made on somebody's behalf.
+
+    Attributes:
+        priority: the band of its calls; empty leaves it to the route.
+        user: whose calls they are, where that is known from elsewhere than the request.
+    """
 
     id: str
     project: str
     routes: tuple[str, ...]
     expires: int
     permissions: tuple[Permission, ...]
+    priority: Band | Literal[""] = ""
+    user: str = ""
 
 
 class ProviderEntry(msgspec.Struct, frozen=True):

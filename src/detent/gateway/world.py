@@ -141,7 +141,7 @@ class World(msgspec.Struct, frozen=True):
     """Everything that decides a call.
 
     Attributes:
-        keys: by hash of the token.
+        keys: by hash of the token; `keys_by_id` the same by their ids.
         ways: by project, then by route name.
         keep_content: by project; absent means the installation's setting.
         limits, budgets: by project.
@@ -150,6 +150,7 @@ class World(msgspec.Struct, frozen=True):
 
     position: int
     keys: dict[str, KeyEntry]
+    keys_by_id: dict[str, KeyEntry]
     ways: dict[str, dict[str, Way]]
     keep_content: dict[str, bool]
     limits: dict[str, tuple[Limit, ...]]
@@ -201,7 +202,16 @@ def build_world(snapshot: Snapshot, vault: Callable[[], Vault], client: Client) 
             route.name, route.project, route.created, deployments, route.rules, _timeouts(route.rules, client.timeouts)
         )
     keep = {project: policy == "keep" for project, policy in snapshot.content.items()}
-    world = World(snapshot.position, snapshot.keys, ways, keep, snapshot.limits, snapshot.budgets, snapshot.weights)
+    world = World(
+        snapshot.position,
+        snapshot.keys,
+        {key.id: key for key in snapshot.keys.values()},
+        ways,
+        keep,
+        snapshot.limits,
+        snapshot.budgets,
+        snapshot.weights,
+    )
     return world, tuple(problems)
 
 

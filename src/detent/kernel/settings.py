@@ -44,6 +44,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, Meta(ge=1, le=256, description="Worker processes that share the port.")] = 1
     max_body_bytes: Annotated[Bytes, Meta(description="Largest request body.")] = 32 * 1024 * 1024
     max_depth: Annotated[int, Meta(ge=4, le=512, description="Deepest nesting of JSON accepted.")] = 64
+    max_parts: Annotated[int, Meta(ge=16, description="Most JSON objects (messages, parts, tools) in a body.")] = 50_000
+    metrics_hosts: Annotated[
+        str, Meta(description="Names under which /metrics may be read, by comma; addresses and localhost always may.")
+    ] = ""
     max_inflight: Annotated[int, Meta(ge=1, description="Requests in flight per worker before it answers 503.")] = 1024
     connect_timeout: Annotated[float, Meta(gt=0, description="Seconds to connect to a provider.")] = 5.0
     first_token_timeout: Annotated[float, Meta(gt=0, description="Seconds until the first byte of an answer.")] = 120.0

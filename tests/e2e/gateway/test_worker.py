@@ -199,7 +199,7 @@ def test_compressed_bodies(stage: Stage) -> None:
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
         ("OPTIONS", "/v1/chat/completions", 405, "method_not_allowed"),
         ("POST", "/readyz", 405, "method_not_allowed"),
-        ("POST", "/v1/completions", 404, "unknown_path"),
+        ("POST", "/v1/complete", 404, "unknown_path"),
         ("GET", "/", 404, "unknown_path"),
         ("GET", "//v1/models", 404, "unknown_path"),
         ("GET", "/v1/models%00", 404, "unknown_path"),
@@ -326,6 +326,29 @@ def test_metrics(good: Stage) -> None:
     text = good.worker.get("/metrics").read().decode()
     assert "dtk_" not in text
     assert "key-1" not in text
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:7400", 200),
+        ("localhost", 200),
+        ("[::1]:7400", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+    ],
+)
+def test_metrics_only_under_our_own_name(good: Stage, host: str, status: int) -> None:
+    assert good.worker.get("/metrics", host=host).status == status
+
+
+def test_a_body_of_too_many_parts(good: Stage) -> None:
+    many = {"messages": [{"role": "user", "content": "x"}] * 50_001}
+    got = good.worker.chat(many)
+    assert (got.status, error_of(got)["code"]) == (413, "too_many_parts")
+    braces = {"messages": [{"role": "user", "content": "{" * 60_000}]}
+    assert good.worker.chat(braces).status == 200
 
 
 def test_health(stage: Stage) -> None:
