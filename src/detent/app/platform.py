@@ -197,7 +197,12 @@ def open_platform(
         closers.insert(0, lake.close)
         secrets = SqlSecrets(ledger.engine)
         publisher = Publisher(
-            ledger, secrets, folder / "snapshot", engine_url=lambda: engine_url(settings), clock=clock
+            ledger,
+            secrets,
+            folder / "snapshot",
+            engine_url=lambda: engine_url(settings),
+            control_url=lambda: control_url(settings),
+            clock=clock,
         )
         gateway = Gateway(
             ledger,
@@ -256,6 +261,15 @@ def engine_url(settings: Settings) -> str:
     if not settings.engine.enabled or not settings.engine.port:
         return ""
     return f"http://127.0.0.1:{settings.engine.port}/v1"
+
+
+def control_url(settings: Settings) -> str:
+    """Where the control plane is reached from this machine: where it is bound now, else where it will be."""
+    state = read_state(settings.folder / "run")
+    if state is not None:
+        return state.console_url
+    host = settings.control.host
+    return url_of("127.0.0.1" if host in {"0.0.0.0", "::"} else host, settings.control.port)  # noqa: S104  (compared)
 
 
 def console_url(settings: Settings, state: State | None = None) -> str:

@@ -28,12 +28,20 @@ class Publisher:
     rights: Callable[[Actor], frozenset[Permission]]
 
     def __init__(
-        self, ledger: Ledger, secrets: Secrets, folder: Path, *, engine_url: Callable[[], str], clock: Clock
+        self,
+        ledger: Ledger,
+        secrets: Secrets,
+        folder: Path,
+        *,
+        engine_url: Callable[[], str],
+        control_url: Callable[[], str] = lambda: "",
+        clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._secrets = secrets
         self._folder = folder
         self._engine_url = engine_url
+        self._control_url = control_url
         self._clock = clock
         self._lock = threading.Lock()
         self._table: PriceTable | None = None
@@ -52,6 +60,7 @@ class Publisher:
                 prices=tuple(self._ledger.rows(PRICES).values()),
                 secrets=self._sealed(providers),
                 engine_url=self._engine_url(),
+                control_url=self._control_url(),
                 limits=tuple(self._ledger.rows(LIMITS).values()),
                 budgets=tuple(self._ledger.rows(BUDGETS).values()),
                 weights=tuple(self._ledger.rows(WEIGHTS).values()),

@@ -154,6 +154,12 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class ControlAway(Unavailable):
+    """The control plane, which keeps files and batches, cannot be reached; calls to models go on."""
+
+    code = "control_away"
+
+
 class SpoolFull(Unavailable):
     """Calls are to be recorded or refused, and they cannot be recorded now."""
 

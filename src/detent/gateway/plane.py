@@ -27,6 +27,7 @@ from detent.gateway.errors import (
     UnknownPath,
     openai_body,
 )
+from detent.gateway.forwarded import forward, is_forwarded
 from detent.gateway.keys import hash_token
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import OPERATIONS, Operation
@@ -105,6 +106,9 @@ class Plane:
                 _need(method, "GET")
                 name = path.removeprefix("/v1/models").removeprefix("/")
                 await _respond(send, 200, await self._models(scope, name))
+            elif is_forwarded(path):
+                world = await self._present()
+                await forward(self._client, world.control_url, scope, receive, send)
             elif path == "/healthz":
                 _need(method, "GET")
                 await _respond(send, 200, b'{"status":"ok"}')

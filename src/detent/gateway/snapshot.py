@@ -103,6 +103,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         content: the content policy (`keep` or `drop`) by project; absent means the installation's setting.
         limits, budgets: by project.
         weights: projects' shares in admission; 1 where absent.
+        control_url: where the control plane is, which keeps files and batches; empty when unknown.
     """
 
     format: int
@@ -115,6 +116,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     limits: dict[str, tuple[Limit, ...]] = {}
     budgets: dict[str, tuple[Budget, ...]] = {}
     weights: dict[str, int] = {}
+    control_url: str = ""
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -130,6 +132,7 @@ class Sources(msgspec.Struct, frozen=True):
     limits: Iterable[Limit] = ()
     budgets: Iterable[Budget] = ()
     weights: Iterable[Weight] = ()
+    control_url: str = ""
 
 
 def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapshot:
@@ -193,6 +196,7 @@ def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapsh
         limits=_by_project(sources.limits),
         budgets=_by_project(sources.budgets),
         weights={w.project: w.weight for w in sources.weights},
+        control_url=sources.control_url,
     )
 
 

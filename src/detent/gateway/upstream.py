@@ -312,6 +312,7 @@ class Connection(asyncio.Protocol):
         "_total_deadline",
         "_transport",
         "_waiter",
+        "_writing_paused",
         "answered",
         "headers",
         "lane",
@@ -328,6 +329,7 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._closed = False
         self._paused = False
+        self._writing_paused = False
         self._busy = False
         self.since = 0.0
         self._reset(hold=False, total_deadline=float("inf"), timeouts=lane.client.timeouts)
@@ -358,6 +360,33 @@ class Connection(asyncio.Protocol):
         self._busy = True
         self.lane.client.watch(self)
         self._transport.write(payload)
+        await self.head()
+
+    def begin_writing(self, head: bytes, *, total_deadline: float, timeouts: Timeouts) -> None:
+        """Begin a request whose body follows by `write`; the answer is waited for with `head`."""
+        self._reset(hold=False, total_deadline=total_deadline, timeouts=timeouts)
+        self._busy = True
+        self.lane.client.watch(self)
+        if self._transport is not None:
+            self._transport.write(head)
+
+    async def write(self, data: bytes) -> None:
+        """Send more of a request's body, as fast as the other side takes it.
+
+        Raises:
+            WorldError: the exchange has failed meanwhile.
+        """
+        while self._writing_paused and self._error is None:
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+        if self._closed or self._transport is None:
+            raise self._cut()
+        self._deadline = self._loop.time() + self._timeouts.first_token
+        self._transport.write(data)
+
+    async def head(self) -> None:
+        """Wait until the head of the answer is there."""
         while not self._head_done and self._error is None:
             await self._wait()
         if self._error is not None:
@@ -480,6 +509,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._wake()
 
     def data_received(self, data: bytes) -> None:
         if not self._busy:  # nobody asked for anything

@@ -146,6 +146,7 @@ class World(msgspec.Struct, frozen=True):
         keep_content: by project; absent means the installation's setting.
         limits, budgets: by project.
         weights: projects' shares in admission; 1 where absent.
+        control_url: where the control plane is.
     """
 
     position: int
@@ -156,6 +157,7 @@ class World(msgspec.Struct, frozen=True):
     limits: dict[str, tuple[Limit, ...]]
     budgets: dict[str, tuple[Budget, ...]]
     weights: dict[str, int]
+    control_url: str
 
     def find(self, key: KeyEntry, name: str) -> Way | None:
         """The route, if it exists in the key's project and the key may call it."""
@@ -211,6 +213,7 @@ def build_world(snapshot: Snapshot, vault: Callable[[], Vault], client: Client) 
         snapshot.limits,
         snapshot.budgets,
         snapshot.weights,
+        snapshot.control_url,
     )
     return world, tuple(problems)
 

@@ -1,0 +1,60 @@
+"""Files and batches are the control plane's; the gateway hands them on, key and all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+def begin(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> Any:
+    control = upstream.url.removesuffix("/v1")
+    worker = start(tools.snapshot({"m": [upstream.url]}, control_url=control))
+    worker.wait_ready()
+    return worker
+
+
+def test_there_and_back(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:
+    worker = begin(start, tools, upstream)
+    upstream.script((tools.answer(b'{"id": "batch_1"}'), tools.HANG_UP))
+    headers = {"authorization": f"Bearer {tools.KEY}", "x-own": "stays here"}
+    got = worker.ask("GET", "/v1/batches/batch_1?after=x%20y", None, headers)
+    assert (got.status, json.loads(got.read())) == (200, {"id": "batch_1"})
+    sent = upstream.requests[-1]
+    assert sent.line == "GET /v1/batches/batch_1?after=x%20y HTTP/1.1"
+    assert sent.headers["authorization"] == f"Bearer {tools.KEY}"
+    assert "x-own" not in sent.headers
+
+
+def test_a_large_answer_comes_through(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:
+    worker = begin(start, tools, upstream)
+    data = bytes(range(256)) * 20_000
+    upstream.script((tools.answer(data, kind="application/octet-stream"), tools.HANG_UP))
+    got = worker.ask("GET", "/v1/files/file_1/content", None, {})
+    assert got.read() == data
+
+
+def test_errors_are_the_control_planes(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:
+    worker = begin(start, tools, upstream)
+    upstream.script((tools.answer(b'{"error": {}}', "404 Not Found"), tools.HANG_UP))
+    assert worker.ask("DELETE", "/v1/files/none", None, {}).status == 404
+
+
+def test_without_a_control_plane(start: Callable[..., Any], tools: ModuleType, upstream: Any, free_port: int) -> None:
+    worker = start(tools.snapshot({"m": [upstream.url]}, control_url=f"http://127.0.0.1:{free_port}"))
+    worker.wait_ready()
+    got = worker.ask("GET", "/v1/files", None, {})
+    assert (got.status, json.loads(got.read())["error"]["code"]) == (503, "control_away")
+    upstream.script((tools.answer(tools.completion()), tools.KEEP))
+    assert worker.chat().status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/filesystem", "/v1/batchesx/1", "/v1/file"])
+def test_others_are_not_handed_on(start: Callable[..., Any], tools: ModuleType, upstream: Any, path: str) -> None:
+    worker = begin(start, tools, upstream)
+    assert worker.ask("GET", path, None, {}).status == 404
