@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
-from detent.api import audit, installation, jobs, keys, providers, routes, rules, traces, users
+from detent.api import audit, batches, installation, jobs, keys, providers, routes, rules, traces, users
 from detent.app.http import PUBLIC, GuardedRoute, Public, need_of, needs, router
 from detent.app.platform import Platform
 from detent.app.status import version
@@ -22,6 +22,7 @@ ROUTERS: Final = (
     rules.routes,
     traces.routes,
     traces.otlp,
+    batches.routes,
     jobs.routes,
     audit.routes,
     users.routes,

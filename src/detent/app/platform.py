@@ -18,6 +18,9 @@ from detent.app.sockets import LOOPBACK, url_of
 from detent.app.state import State, read_state
 from detent.app.status import LakeStatus, LedgerStatus, SpoolStatus, Status, version
 from detent.app.workflows import SCHEDULES, workflows
+from detent.gateway.batches.files import Files
+from detent.gateway.batches.run import BatchRun
+from detent.gateway.batches.service import WORKFLOW, Batches
 from detent.gateway.limits.opening import open_quotas
 from detent.gateway.limits.spending import Alerts, Spending
 from detent.gateway.service import Gateway
@@ -52,6 +55,8 @@ class Platform:
     lake: Lake
     blobs: Blobs
     jobs: Jobs
+    files: Files
+    batches: Batches
     gateway: Gateway
     quotas: Quotas
     spending: Spending
@@ -225,7 +230,19 @@ def open_platform(
         quotas = open_quotas(settings.gateway.quotas_url, folder, clock=clock)
         closers.insert(0, quotas.close)
         blobs = FolderBlobs(folder / "blobs")
-        known = workflows(settings, ledger=ledger, lake=lake, blobs=blobs, clock=clock)
+        files = Files(ledger, blobs, ids=ids)
+        batch = BatchRun(
+            ledger,
+            blobs,
+            files,
+            gateway_url=lambda: gateway_url(settings),
+            vault=lambda: open_vault(folder / "keys" / "root.key"),
+            clock=clock,
+        )
+        known = {
+            **workflows(settings, ledger=ledger, lake=lake, blobs=blobs, clock=clock),
+            WORKFLOW: batch.run,
+        }
         jobs = open_jobs(settings.ledger_url, known, clock=clock, ids=ids, worker=worker, schedules=SCHEDULES)
         closers.insert(0, jobs.close)
     except BaseException:
@@ -240,6 +257,8 @@ def open_platform(
         lake=lake,
         blobs=blobs,
         jobs=jobs,
+        files=files,
+        batches=Batches(ledger, blobs, jobs, files, ids=ids),
         gateway=gateway,
         quotas=quotas,
         spending=Spending(ledger, quotas, clock=clock),
@@ -261,6 +280,15 @@ def engine_url(settings: Settings) -> str:
     if not settings.engine.enabled or not settings.engine.port:
         return ""
     return f"http://127.0.0.1:{settings.engine.port}/v1"
+
+
+def gateway_url(settings: Settings) -> str:
+    """Where the gateway is reached from this machine: where it is bound now, else where it will be."""
+    state = read_state(settings.folder / "run")
+    if state is not None:
+        return state.gateway_url
+    host = settings.gateway.host
+    return url_of("127.0.0.1" if host in {"0.0.0.0", "::"} else host, settings.gateway.port)  # noqa: S104  (compared)
 
 
 def control_url(settings: Settings) -> str:

@@ -47,6 +47,10 @@ HEADERS: Final = {
 """On every answer that does not say otherwise."""
 
 
+_UPLOADS: Final = "/v1/files"
+"""The one path whose bodies are files; they are put on the disk as they come."""
+
+
 class MisdirectedRequest(CallerError):
     """The Host header names somebody else: a rebound name, or a proxy that was not declared."""
 
@@ -80,7 +84,9 @@ def build(platform: Platform, *, faces: bool = True) -> FastAPI:
             entry.load()(app, platform)
     check_routes(app)
     settings = platform.settings.control
-    app.add_middleware(Border, hosts=_hosts(platform), max_body=settings.max_body_bytes)
+    app.add_middleware(
+        Border, hosts=_hosts(platform), max_body=settings.max_body_bytes, max_upload=settings.max_upload_bytes
+    )
     return app
 
 
@@ -93,10 +99,11 @@ async def health() -> dict[str, str]:
 class Border:
     """Stands before every route: checks the host, bounds the body, sets the headers; the last resort for errors."""
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str] | None, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str] | None, max_body: int, max_upload: int) -> None:
         self._app = app
         self._hosts = hosts
         self._max_body = max_body
+        self._max_upload = max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,7 +125,7 @@ class Border:
         request = Request(scope, receive)
         try:
             self._check_host(headers)
-            await self._app(scope, self._bounded(headers, receive), sent)
+            await self._app(scope, self._bounded(request.url.path, headers, receive), sent)
         except MisdirectedRequest as error:
             # Nothing of ours is shown under a name that is not ours.
             await JSONResponse(error.as_dict(), status_code=error.status)(scope, receive, sent)
@@ -141,12 +148,11 @@ class Border:
                 "This address does not belong to Detent.", hint="Open the printed address, or set control.public_url."
             )
 
-    def _bounded(self, headers: Headers, receive: Receive) -> Receive:
+    def _bounded(self, path: str, headers: Headers, receive: Receive) -> Receive:
         declared = headers.get("content-length", "")
-        too_large = TooLarge(
-            f"The body is over {self._max_body} bytes.", hint="Send less at a time, or raise control.max_body_bytes."
-        )
-        if declared.isdecimal() and int(declared) > self._max_body:
+        limit, name = (self._max_upload, "max_upload_bytes") if path == _UPLOADS else (self._max_body, "max_body_bytes")
+        too_large = TooLarge(f"The body is over {limit} bytes.", hint=f"Send less at a time, or raise control.{name}.")
+        if declared.isdecimal() and int(declared) > limit:
             raise too_large
         seen = 0
 
@@ -154,7 +160,7 @@ class Border:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max_body:
+            if seen > limit:
                 raise too_large
             return message
 

@@ -18,9 +18,8 @@ from typing import Any, Final, Protocol
 
 from detent.gateway.answer import holds_error
 from detent.gateway.attempt import MAX_CONTENT, Attempt
-from detent.gateway.body import check_parts, read_body
+from detent.gateway.body import ChatBody, check_parts, read_body
 from detent.gateway.carriers import Stream, carrier
-from detent.gateway.dialects.port import Asked
 from detent.gateway.errors import (
     CLIENT_GONE,
     BodyTooLarge,
@@ -36,7 +35,7 @@ from detent.gateway.errors import (
 from detent.gateway.listener import CONNECTION, ClientConnection
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import Operation
-from detent.gateway.proxied import read_proxied
+from detent.gateway.proxied import ProxyBody, read_proxied
 from detent.gateway.snapshot import KeyEntry
 from detent.gateway.world import Way, World
 from detent.kernel.chat import Usage
@@ -129,7 +128,7 @@ class Call:
         self._trace_id = found[1].decode() if found else new_trace_id()
         self._parent_id = found[2].decode() if found else ""
         self._span_id = new_span_id()
-        self._asked: Asked | None = None
+        self._asked: ChatBody | ProxyBody | None = None
         self._world: World | None = None
         self._way: Way | None = None
         self._attempt: Attempt | None = None
@@ -186,7 +185,7 @@ class Call:
         self._deadline = asyncio.get_running_loop().time() + way.timeouts.total
         await self._deliver(await self._open_any(way, asked))
 
-    def _ask(self, raw: bytes) -> Asked:
+    def _ask(self, raw: bytes) -> ChatBody | ProxyBody:
         depth = self._plane.settings.max_depth
         check_parts(raw, self._plane.settings.max_parts)
         if self._operation.kind == "proxy":
@@ -218,7 +217,7 @@ class Call:
 
     # Attempts
 
-    async def _open_any(self, way: Way, asked: Asked) -> Attempt:
+    async def _open_any(self, way: Way, asked: ChatBody | ProxyBody) -> Attempt:
         """The first attempt that has an answer for the client."""
         last: DetentError | None = None
         for deployment in way.deployments:

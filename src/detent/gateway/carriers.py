@@ -9,14 +9,13 @@ from typing import Protocol
 
 from detent.gateway.answer import Said, read_answer
 from detent.gateway.body import ChatBody
-from detent.gateway.dialects.port import Asked
 from detent.gateway.errors import BadAnswer, openai_event
 from detent.gateway.operations import Operation
 from detent.gateway.proxied import Proxied, ProxyBody
 from detent.gateway.sse import ChatStream
 from detent.gateway.world import Deployment
 from detent.kernel.chat import Usage
-from detent.kernel.errors import BugError, WorldError
+from detent.kernel.errors import WorldError
 
 
 class Stream(Protocol):
@@ -132,10 +131,8 @@ class Passed:
         return openai_event(error)
 
 
-def carrier(operation: Operation, asked: Asked, deployment: Deployment) -> Carrier:
+def carrier(operation: Operation, asked: ChatBody | ProxyBody, deployment: Deployment) -> Carrier:
     """The way from a request to a deployment."""
     if isinstance(asked, ProxyBody):
         return Proxied(operation, asked, deployment)
-    if isinstance(asked, ChatBody):
-        return Passed(asked, deployment)
-    raise BugError(f"There is no way from {operation.dialect} to {deployment.dialect}.")
+    return Passed(asked, deployment)

@@ -99,7 +99,7 @@ class Plane:
         method: str = scope["method"]
         try:
             operation = OPERATIONS.get(path)
-            if operation is not None:
+            if operation is not None and operation.dialect == "openai":
                 _need(method, "POST")
                 await self._call(operation, scope, receive, send)
             elif path == "/v1/models" or path.startswith("/v1/models/"):

@@ -34,6 +34,9 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: Annotated[str, Meta(description="Address people use, if it differs (behind a proxy).")] = ""
     session_hours: Annotated[int, Meta(ge=1, le=24 * 90, description="How long a browser stays signed in.")] = 24 * 7
     max_body_bytes: Annotated[Bytes, Meta(description="Largest body the API and OTLP accept.")] = 16 * 1024 * 1024
+    max_upload_bytes: Annotated[Bytes, Meta(description="Largest file that is stored by /v1/files.")] = (
+        512 * 1024 * 1024
+    )
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,6 +26,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/api/v1/users/{id}"): {"role": "viewer"},
     ("PUT", "/api/v1/users/{id}/password"): {"password": "a long enough pass phrase"},
     ("POST", "/v1/traces"): {"resourceSpans": []},
+    ("POST", "/v1/batches"): {"input_file_id": "file-x", "endpoint": "/v1/chat/completions"},
 }
 """A body for each route that takes one."""
 
@@ -43,6 +44,9 @@ BODILESS = {
     ("POST", "/api/v1/audit/checkpoint"),
     ("POST", "/api/v1/audit/rebuild"),
     ("POST", "/api/v1/blobs/fsck"),
+    ("POST", "/v1/files"),
+    ("DELETE", "/v1/files/{file_id}"),
+    ("POST", "/v1/batches/{batch_id}/cancel"),
 }
 
 
@@ -74,4 +78,6 @@ def url(path: str, ids: dict[str, str]) -> str:
         .replace("{model:path}", "large")
         .replace("{trace_id}", ids["trace_id"])
         .replace("{field}", "model")
+        .replace("{file_id}", ids["file"])
+        .replace("{batch_id}", ids["batch"])
     )

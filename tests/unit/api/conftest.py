@@ -78,10 +78,14 @@ def fill(platform: Platform, caller: Principal) -> dict[str, str]:
     platform.traces.write(caller, Batch((span,)))
     platform.traces.score(caller, trace_id=TRACE, name="thumbs", value=True, comment="well said", id="score-1")
     job = platform.jobs.start("blobs.fsck", {}, project=caller.project)
+    file = platform.files.store(caller, "in.jsonl", "batch", b"{}", 2)
+    batch = platform.batches.submit(caller, input_file=file.id, endpoint="/v1/chat/completions")
     account, _link = platform.people.add(caller, "ada", "viewer")
     return {
         "key": key.key.id,
         "job": job.id,
+        "file": file.id,
+        "batch": batch.id,
         "user": account.id,
         "trace_id": TRACE,
         "name": "acme",

@@ -45,9 +45,9 @@ def test_only_the_probes_are_public() -> None:
     assert [path for _method, path, need in calls.table() if isinstance(need, Public)] == ["/readyz"]
 
 
-def test_every_permission_but_the_gateways_guards_a_route() -> None:
+def test_every_permission_but_contents_guards_a_route() -> None:
     asked = {need for _method, _path, need in GUARDED}
-    assert set(Permission) - asked == {Permission.GATEWAY_CALL, Permission.CONTENT_READ}
+    assert set(Permission) - asked == {Permission.CONTENT_READ}
 
 
 @pytest.mark.parametrize(("method", "path", "need"), GUARDED, ids=IDS)

@@ -12,13 +12,14 @@ import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from detent.gateway.batches.facts import BatchEnded, BatchStarted
+from detent.gateway.batches.files import Files
 from detent.gateway.batches.model import ENDED, MAX_LINES, Batch
-from detent.gateway.batches.service import Batches
 from detent.gateway.batches.views import BATCHES, FILES
 from detent.gateway.delegation import Delegation, issue
 from detent.gateway.upstream import Client, Lane, Timeouts
@@ -61,7 +62,7 @@ class BatchRun:
         self,
         ledger: Ledger,
         blobs: Blobs,
-        files: Batches,
+        files: Files,
         *,
         gateway_url: Callable[[], str],
         vault: Callable[[], Vault],
@@ -74,7 +75,7 @@ class BatchRun:
         self._vault = vault
         self._clock = clock
 
-    def __call__(self, context: JobContext, arguments: dict[str, Any]) -> dict[str, Any]:
+    def run(self, context: JobContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """The calls of a batch in JSON Lines, one by one, as OpenAI's batch API describes it."""
         batch_id = str(arguments.get("batch", ""))
         batch = self._batch(batch_id)
@@ -96,7 +97,7 @@ class BatchRun:
                 why = stop
                 break
             context.progress(done / total, f"completed={done - failed} failed={failed}")
-            piece = context.step(f"calls {done}", lambda at=offset: self._piece(batch, at))
+            piece = context.step(f"calls {done}", partial(self._piece, batch, offset))
             pieces.append(piece)
             offset = piece["offset"]
             done += piece["calls"]

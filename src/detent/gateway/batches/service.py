@@ -1,22 +1,20 @@
-"""The verbs of files and batches: store, read and remove a file; submit, look at and cancel a batch."""
+"""The verbs of batches: submit, look at, cancel."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any, BinaryIO, Final, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 
 from detent.gateway.batches.facts import (
     BatchCancelRequested,
     BatchSubmitted,
-    FileRemoved,
-    FileStored,
 )
-from detent.gateway.batches.model import ENDED, Batch, Endpoint, Purpose, StoredFile
-from detent.gateway.batches.views import BATCHES, FILES
+from detent.gateway.batches.files import Files
+from detent.gateway.batches.model import ENDED, Batch, Endpoint
+from detent.gateway.batches.views import BATCHES
 from detent.kernel.canonical import canonical_json
-from detent.kernel.clock import HOUR, SECOND, Clock
+from detent.kernel.clock import HOUR, SECOND
 from detent.kernel.errors import Conflict, InvalidInput, NotFound
 from detent.kernel.facts import NEW_STREAM, Draft
 from detent.kernel.identity import Permission, Principal
@@ -24,87 +22,20 @@ from detent.kernel.ids import Ids
 from detent.kernel.ports import Blobs, Jobs, Ledger
 
 WORKFLOW: Final = "gateway.batch"
-_MAX_NAME: Final = 255
 _MAX_METADATA: Final = 16
 _WINDOW_UNITS: Final = {"h": HOUR // SECOND, "d": 24 * HOUR // SECOND}
 _MAX_WINDOW: Final = 14 * 24 * HOUR // SECOND
 
 
 class Batches:
-    """What may be done with files and batches. Every verb takes the caller, checks, and records a fact."""
+    """What may be done with batches. Every verb takes the caller, checks, and records a fact."""
 
-    def __init__(self, ledger: Ledger, blobs: Blobs, jobs: Jobs, *, clock: Clock, ids: Ids) -> None:
+    def __init__(self, ledger: Ledger, blobs: Blobs, jobs: Jobs, files: Files, *, ids: Ids) -> None:
         self._ledger = ledger
+        self._files = files
         self._blobs = blobs
         self._jobs = jobs
-        self._clock = clock
         self._ids = ids
-
-    # Files
-
-    def store(self, caller: Principal, filename: str, purpose: str, data: bytes | BinaryIO, size: int) -> StoredFile:
-        """Store a file of `size` bytes.
-
-        Raises:
-            InvalidInput: the name or purpose cannot be used, or the file is empty.
-        """
-        caller.require(Permission.GATEWAY_CALL)
-        if not 0 < len(filename) <= _MAX_NAME or not filename.isprintable():
-            raise InvalidInput(
-                "The file's name cannot be used.", hint=f"Give 1 to {_MAX_NAME} printable characters.", field="file"
-            )
-        if purpose not in get_args(Purpose) or purpose == "batch_output":
-            known = ", ".join(word for word in get_args(Purpose) if word != "batch_output")
-            raise InvalidInput(f"'{purpose[:40]}' is no purpose.", hint=f"Choose one of: {known}.", field="purpose")
-        if size < 1:
-            raise InvalidInput("The file is empty.", hint="Send its bytes in the form's field 'file'.", field="file")
-        return self.keep(caller, filename, purpose, data, size)  # type: ignore[arg-type]  # checked above
-
-    def keep(self, caller: Principal, filename: str, purpose: Purpose, data: bytes | BinaryIO, size: int) -> StoredFile:
-        """Store a file that Detent itself made, or one that was checked."""
-        digest = self._blobs.put(data)
-        file_id = f"file-{self._ids.new()}"
-        body = FileStored(filename=filename, purpose=purpose, bytes=size, digest=digest)
-        draft = Draft(f"file/{file_id}", body, NEW_STREAM)
-        self._ledger.append([draft], actor=caller.actor, project=caller.project)
-        return self.file(caller, file_id)
-
-    def files(self, caller: Principal, *, purpose: str = "") -> tuple[StoredFile, ...]:
-        """The project's files, newest first."""
-        caller.require(Permission.GATEWAY_CALL)
-        found = self._ledger.rows(FILES, project=caller.project).values()
-        return tuple(sorted((f for f in found if not purpose or f.purpose == purpose), key=_age, reverse=True))
-
-    def file(self, caller: Principal, file_id: str) -> StoredFile:
-        """One file."""
-        caller.require(Permission.GATEWAY_CALL)
-        found = self._ledger.get(FILES, f"file/{file_id}")
-        if found is None or found.project != caller.project:
-            raise NotFound(f"There is no file '{file_id[:60]}'.", hint="List them with GET /v1/files.", field="file_id")
-        return found
-
-    def content(self, caller: Principal, file_id: str) -> AbstractContextManager[BinaryIO]:
-        """A file's bytes, to be read once."""
-        return self._blobs.open(self.file(caller, file_id).digest)
-
-    def remove(self, caller: Principal, file_id: str) -> StoredFile:
-        """Remove a file, and its bytes unless another file has the same.
-
-        Raises:
-            Conflict: a batch that is not over reads it.
-        """
-        found = self.file(caller, file_id)
-        readers = [b.id for b in self.batches(caller) if b.input_file == file_id and b.status not in ENDED]
-        if readers:
-            raise Conflict(
-                f"The file is read by the batch {readers[0]}.", hint="Cancel it first, or wait.", field="file_id"
-            )
-        self._ledger.append([Draft(f"file/{file_id}", FileRemoved())], actor=caller.actor, project=caller.project)
-        if not any(other.digest == found.digest for other in self._ledger.rows(FILES).values()):
-            self._blobs.delete(found.digest)
-        return found
-
-    # Batches
 
     def submit(
         self,
@@ -128,7 +59,7 @@ class Batches:
                 f"'{endpoint[:60]}' cannot be called in a batch.", hint=f"Choose one of: {known}.", field="endpoint"
             )
         seconds = _window(window)
-        file = self.file(caller, input_file)
+        file = self._files.file(caller, input_file)
         if file.purpose != "batch":
             raise InvalidInput(
                 f"The file is for '{file.purpose}'.", hint="Upload it with the purpose 'batch'.", field="input_file_id"
@@ -198,8 +129,8 @@ class Batches:
         return msgspec.structs.replace(batch, completed=int(completed), failed=int(failed))
 
 
-def _age(value: StoredFile | Batch) -> tuple[int, str]:
-    return value.created, value.id
+def _age(batch: Batch) -> tuple[int, str]:
+    return batch.created, batch.id
 
 
 def _window(text: str) -> int:
