@@ -44,7 +44,7 @@ class TooManyParts(TooLarge):
 class MisdirectedScrape(CallerError):
     """Metrics were asked for under a name that is not known to be ours."""
 
-    code = "misdirected_request"
+    code = "misdirected_scrape"
     status = 421
 
 
