@@ -26,6 +26,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from processes import tree
+
 ROOT = Path(__file__).resolve().parent.parent
 MB = 1_000_000
 
@@ -58,22 +60,6 @@ def help_cpu(rounds: int = 7) -> float:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return round(best, 3)
-
-
-def tree(root: int) -> list[int]:
-    """A process and everything below it."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                parents.setdefault(int((entry / "stat").read_text().rpartition(")")[2].split()[1]), []).append(
-                    int(entry.name)
-                )
-    found, waiting = [], [root]
-    while waiting:
-        found.append(waiting.pop())
-        waiting += parents.get(found[-1], [])
-    return found
 
 
 def memory(pid: int) -> float:

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -161,30 +161,56 @@ def added(target: Gateway, port: int, seconds: float, what: str, *options: str) 
     return {p: round(min(t[p] for t in through) - min(s[p] for s in straight), 3) for p in ("p50", "p99")}
 
 
-def certificate(folder: Path) -> Path:
-    """A certificate for localhost that is its own authority, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+class Certificates(NamedTuple):
+    """An authority, and localhost's certificate that it signed, with its key in the same file."""
+
+    authority: Path
+    localhost: Path
+
+
+def certificates(folder: Path) -> Certificates:
+    """Make both. The authority is one of its own because some clients refuse one that is a server too."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("mock authority", "localhost")]
     now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "localhost.pem"
+    made = []
+    for key, name, authority in zip(keys, names, (True, False), strict=True):
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(names[0])
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key()), critical=False)
+            .add_extension(_usage(authority=authority), critical=True)
+        )
+        if not authority:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        made.append(builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    found = Certificates(folder / "authority.pem", folder / "localhost.pem")
+    found.authority.write_bytes(made[0])
     plain = serialization.NoEncryption()
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        + made.public_bytes(serialization.Encoding.PEM)
+    secret = keys[1].private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    found.localhost.write_bytes(secret + made[1])
+    return found
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
     )
-    return path
 
 
 def main() -> None:
@@ -209,10 +235,10 @@ def main() -> None:
         found["added_ms"]["total"] = added(target, port, seconds, "total_ms", "--rate", "200")
 
     with tempfile.TemporaryDirectory() as folder:
-        path = certificate(Path(folder))
+        made = certificates(Path(folder))
         with (
-            provider("--certificate", str(path)) as port,
-            gateway(f"https://localhost:{port}/v1", SSL_CERT_FILE=str(path)) as target,
+            provider("--certificate", str(made.localhost)) as port,
+            gateway(f"https://localhost:{port}/v1", SSL_CERT_FILE=str(made.authority)) as target,
         ):
             found["cpu_ms"]["whole_tls"] = cost(target, seconds)
             found["cpu_ms"]["burst_tls"] = cost(target, seconds, "--stream")

@@ -1,10 +1,12 @@
 """A load generator for chat completions that also times streams.
 
-    python benchmarks/load.py --url URL --key KEY [--stream] [--connections N] [--seconds S] [--rate R]
+    python benchmarks/load.py --url URL --key KEY [--stream] [--connections N] [--seconds S] [--rate R] [--header H]
 
 With `--rate` it is an open loop: requests start on schedule and latency counts from the scheduled start, so a stall is
 not hidden by waiting for it. Otherwise each connection sends the next request when it has the answer. Prints JSON:
-requests by status, errors, milliseconds to the first byte of the body and to the last, events per stream.
+requests by status, errors, milliseconds to the first byte of the body, to the first token and to the last byte, events
+per stream. With `--tokens N` every answer must hold that many of the mock provider's tokens; those that do not are
+counted as wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import asyncio
 import collections
 import json
+import re
 import time
 from urllib.parse import urlsplit
 
@@ -20,6 +23,7 @@ import httptools
 import uvloop
 
 PROMPT = "Say hello to the world in one short sentence."
+_TOKEN = re.compile(rb'tok[ "]')
 
 
 class Connection(asyncio.Protocol):
@@ -27,6 +31,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.alive = False
+        self.first = self.token = 0.0
         self.answered: asyncio.Future[int] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -44,8 +49,9 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if not self.first:
             self.first = time.perf_counter()
-        self.events += body.count(b"data: ")
-        self.tail = (self.tail + body)[-32:]
+        if not self.token and b"tok" in body and _TOKEN.search(body):
+            self.token = time.perf_counter()
+        self.pieces.append(body)
 
     def on_message_complete(self) -> None:
         if self.answered is not None and not self.answered.done():
@@ -55,8 +61,8 @@ class Connection(asyncio.Protocol):
         """Send, and wait for the end of the answer; its status."""
         self.parser = httptools.HttpResponseParser(self)
         self.first = 0.0
-        self.events = 0
-        self.tail = b""
+        self.token = 0.0
+        self.pieces: list[bytes] = []
         self.answered = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return await asyncio.wait_for(self.answered, 30)
@@ -73,16 +79,19 @@ class Run:
         if options.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         data = json.dumps(body).encode()
+        more = "".join(f"{header}\r\n" for header in options.header)
         self.request = (
             f"POST {where.path} HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-type: application/json\r\n"
-            f"authorization: Bearer {options.key}\r\ncontent-length: {len(data)}\r\n\r\n"
+            f"authorization: Bearer {options.key}\r\ncontent-length: {len(data)}\r\n{more}\r\n"
         ).encode() + data
         self.statuses: collections.Counter[int] = collections.Counter()
         self.errors: collections.Counter[str] = collections.Counter()
         self.first: list[float] = []
+        self.token: list[float] = []
         self.total: list[float] = []
         self.events: collections.Counter[int] = collections.Counter()
         self.unfinished = 0
+        self.wrong = 0
 
     async def one(self, connection: Connection | None, start: float) -> Connection | None:
         """One request, on a fresh connection if need be; the connection if it can be used again."""
@@ -96,10 +105,14 @@ class Run:
         end = time.perf_counter()
         self.statuses[status] += 1
         self.first.append(connection.first - start)
+        self.token.append((connection.token or end) - start)
         self.total.append(end - start)
+        body = b"".join(connection.pieces)
         if self.options.stream:
-            self.events[connection.events] += 1
-            self.unfinished += b"[DONE]" not in connection.tail
+            self.events[body.count(b"data: ")] += 1
+            self.unfinished += b"[DONE]" not in body[-32:]
+        if self.options.tokens and body.count(b"tok ") + body.count(b'tok"') != self.options.tokens:
+            self.wrong += 1
         return connection
 
     async def closed_loop(self, until: float) -> None:
@@ -141,9 +154,11 @@ class Run:
             "statuses": dict(self.statuses),
             "errors": dict(self.errors),
             "first_ms": percentiles(self.first),
+            "token_ms": percentiles(self.token),
             "total_ms": percentiles(self.total),
             "events": dict(self.events),
             "unfinished": self.unfinished,
+            "wrong": self.wrong,
         }
         print(json.dumps(found))
 
@@ -166,4 +181,6 @@ if __name__ == "__main__":
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rate", type=float, default=0)
+    parser.add_argument("--tokens", type=int, default=0)
+    parser.add_argument("--header", action="append", default=[])
     uvloop.run(Run(parser.parse_args()).work())

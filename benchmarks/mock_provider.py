@@ -1,9 +1,12 @@
 """A provider for benchmarks that costs next to nothing: prepared answers over a bare asyncio protocol.
 
-    python benchmarks/mock_provider.py --port 0 [--latency MS] [--gap MS] [--tokens N] [--certificate PEM]
+    python benchmarks/mock_provider.py --port 0 [--latency MS] [--gap MS] [--tokens N] [--mode MODE] [--certificate PEM]
 
 Prints its port. `--latency` is the time before an answer or a stream's first event, `--gap` the time between events
 (0 sends them all at once). A stream has a role event, one event a token, a finish, usage when asked for, and `[DONE]`.
+`--mode` makes it fail: `500` and `429` answer with that status, `hang` never answers, `cut` hangs up within a stream.
+`POST /mock` with `{"latency": 5, "mode": "hang"}` changes any of these while it runs, and a request for the model
+`fail-MODE` fails by itself.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import ssl
 from functools import cache
 
@@ -53,6 +57,16 @@ def events(tokens: int, *, usage: bool) -> tuple[bytes, ...]:
     return (*found, _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
 
+FAILURES = {
+    "500": b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\n",
+    "429": b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-type: application/json\r\n",
+}
+WORDS = b'{"error":{"message":"The mock fails as it was told to.","type":"server_error","code":"mock"}}'
+CUT_AFTER = 5
+"""Pieces of a stream before it is cut."""
+_MODE = re.compile(rb'"fail-(\w+)"')
+
+
 class Provider(asyncio.Protocol):
     """One connection."""
 
@@ -62,6 +76,7 @@ class Provider(asyncio.Protocol):
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
         self.loop = asyncio.get_running_loop()
         self.parser = httptools.HttpRequestParser(self)
+        self.url = b""
         self.body = b""
         self.closed = False
 
@@ -71,11 +86,29 @@ class Provider(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
 
+    def on_url(self, url: bytes) -> None:
+        self.url = url
+
     def on_body(self, body: bytes) -> None:
         self.body += body
 
     def on_message_complete(self) -> None:
         asked, self.body = self.body, b""
+        if self.url == b"/mock":
+            vars(self.options).update(json.loads(asked))
+            self.transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            return
+        named = _MODE.search(asked)
+        mode = named[1].decode() if named else self.options.mode
+        if mode in FAILURES:
+            self.transport.write(FAILURES[mode] + b"content-length: %d\r\n\r\n" % len(WORDS) + WORDS)
+            return
+        if mode == "hang":
+            return
+        if mode == "cut":
+            self.transport.write(HEAD + b"".join(events(self.options.tokens, usage=False)[:CUT_AFTER]))
+            self.transport.close()
+            return
         begin = self._stream if b'"stream":true' in asked.replace(b": ", b":") else self._whole
         if self.options.latency:
             self.loop.call_later(self.options.latency / 1000, begin, asked)
@@ -127,5 +160,6 @@ if __name__ == "__main__":
     parser.add_argument("--latency", type=float, default=0)
     parser.add_argument("--gap", type=float, default=0)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--mode", default="")
     parser.add_argument("--certificate", default="")
     uvloop.run(serve(parser.parse_args()))

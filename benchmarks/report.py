@@ -26,6 +26,12 @@ INTRODUCTION = """\
 What is claimed about speed and size, measured by `make bench`. [How it is measured](../benchmarks/README.md). Absolute
 times depend on the machine and on what else it does; CPU times and ratios carry over best.
 """
+MORE = {
+    "gateway.md": "The gateway beside others",
+    "soak.md": "An hour under load",
+    "resilience.md": "Outages, swaps and kills under load",
+}
+"""Pages of measurements that take longer, under docs/benchmarks/."""
 
 
 class Figure(NamedTuple):
@@ -208,15 +214,22 @@ def page(results: dict[str, Any], benches: dict[str, Bench]) -> str:
         "<!-- Written by benchmarks/report.py. -->\n# Benchmarks\n",
         INTRODUCTION,
     ]
+    longer = [
+        f"- [{title}](benchmarks/{name})"
+        for name, title in MORE.items()
+        if (PAGE.parent / "benchmarks" / name).exists()
+    ]
+    if longer:
+        parts.append("On pages of their own:\n\n" + "\n".join(longer) + "\n")
     for name, bench in benches.items():
-        kept = results.get(name, {})
+        last = results.get(name, {})
         parts.append(f"## {bench.title}\n")
-        if "result" not in kept:
-            parts.append(f"Not measured: {kept.get('failed', 'not run yet')}.\n")
+        if "result" not in last:
+            parts.append(f"Not measured: {last.get('failed', 'not run yet')}.\n")
             continue
         lines = ["| what | measured | bar | |", "| --- | ---: | ---: | --- |"]
         for figure in bench.figures:
-            value = figure_of(kept["result"], figure.path)
+            value = figure_of(last["result"], figure.path)
             bar = "" if figure.bar is None else f"{'<=' if figure.most else '>='} {shown(figure.bar)}"
             met = ""
             if value is not None and figure.bar is not None:
@@ -226,17 +239,28 @@ def page(results: dict[str, Any], benches: dict[str, Bench]) -> str:
         parts.append("\n".join(lines) + "\n")
         if bench.note:
             parts.append(bench.note + "\n")
-        at = kept["machine"]
+        at = last["machine"]
         parts.append(
-            f"`benchmarks/{bench.script}`, {kept['date']}, {kept['seconds']:.0f} s, on {at['processor']}, "
+            f"`benchmarks/{bench.script}`, {last['date']}, {last['seconds']:.0f} s, on {at['processor']}, "
             f"{at['memory']}, {at['system']}, Python {at['python']}.\n"
         )
     return "\n".join(parts)
 
 
+def kept() -> dict[str, Any]:
+    """The last results."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return found
+
+
+def write() -> None:
+    """The page from the last results."""
+    PAGE.write_text(page(kept(), BENCHES))
+
+
 def main(arguments: list[str]) -> int:
     """Run, keep, write."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = kept()
     failed = False
     for name in [n for n in arguments if n in BENCHES] or ([] if "--write" in arguments else list(BENCHES)):
         print(f"--- {name}", file=sys.stderr, flush=True)
@@ -247,7 +271,7 @@ def main(arguments: list[str]) -> int:
         if "failed" in found:
             print(f"{name}: {found['failed']}", file=sys.stderr)
     RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(results, BENCHES))
+    write()
     return 1 if failed else 0
 
 
