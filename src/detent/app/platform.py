@@ -23,6 +23,7 @@ from detent.gateway.batches.run import BatchRun
 from detent.gateway.batches.service import WORKFLOW, Batches
 from detent.gateway.limits.opening import open_quotas
 from detent.gateway.limits.spending import Alerts, Spending
+from detent.gateway.planning.service import Planning
 from detent.gateway.service import Gateway
 from detent.gateway.snapshot import load
 from detent.governance.access import Access
@@ -61,6 +62,7 @@ class Platform:
     quotas: Quotas
     spending: Spending
     alerts: Alerts
+    planning: Planning
     traces: Traces
     people: People
     access: Access
@@ -217,6 +219,7 @@ def open_platform(
             ids=ids,
             changed=publisher,
         )
+        planning = Planning(gateway, ledger, lake, secrets, clock=clock, changed=publisher)
         people = People(
             ledger,
             SqlAccounts(ledger.engine),
@@ -263,6 +266,7 @@ def open_platform(
         quotas=quotas,
         spending=Spending(ledger, quotas, clock=clock),
         alerts=Alerts(ledger, quotas, clock=clock),
+        planning=planning,
         traces=Traces(lake, clock=clock, ids=ids),
         people=people,
         access=access,

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from detent.cli.configuration import add_verbs
 from detent.cli.route_options import rule_options, rules_in_words, rules_of
 from detent.cli.shell import Noun, Shell, pass_shell
 from detent.cli.shown import page_json, route_json
@@ -17,6 +18,9 @@ from detent.gateway.model import Route
 @click.group("routes", cls=Noun)
 def routes() -> None:
     """Names that applications call as `model`, and where their calls go."""
+
+
+add_verbs(routes)
 
 
 @routes.command("add")

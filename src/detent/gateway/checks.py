@@ -9,7 +9,7 @@ from typing import Final, TypeVar, get_args
 
 import msgspec
 
-from detent.gateway.endpoints import check_api_version, check_flavour, check_region, check_url
+from detent.gateway.endpoints import check_api_version, check_flavour, check_region, check_url, default_url
 from detent.gateway.model import EMBEDDED, Budget, Failure, Limit, Provider, Route, Scope, Target
 from detent.kernel.errors import Conflict, InvalidInput, NotFound
 from detent.kernel.money import NANO
@@ -79,6 +79,17 @@ def check_provider(provider: Provider) -> Provider:
     _check_range("max_concurrency", provider.max_concurrency, 0, 100_000)
     url = check_url(provider.url, provider.dialect, allow_private=provider.allow_private)
     return msgspec.structs.replace(provider, url=url)
+
+
+def with_url(provider: Provider) -> Provider:
+    """The provider at the address of its dialect and flavour.
+
+    Raises:
+        InvalidInput: there is no such flavour, or it has no address that everybody shares.
+    """
+    check_flavour(provider.dialect, provider.flavour)
+    region = check_region(provider.dialect, provider.region)
+    return msgspec.structs.replace(provider, url=default_url(provider.dialect, provider.flavour, region))
 
 
 def check_route(route: Route, known: Known) -> Route:

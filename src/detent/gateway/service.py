@@ -15,8 +15,9 @@ from detent.gateway.checks import (
     check_route,
     leads_to,
     parse_target,
+    with_url,
 )
-from detent.gateway.endpoints import check_credential, check_flavour, check_region, default_url
+from detent.gateway.endpoints import check_credential
 from detent.gateway.facts import (
     BudgetRemoved,
     BudgetSet,
@@ -60,7 +61,7 @@ from detent.kernel.ports import Ledger, Secrets
 from detent.kernel.refs import check_name
 from detent.kernel.secret import Secret
 
-__all__ = ["Gateway", "Kind", "MintedKey", "parse_target", "saved", "with_url"]
+__all__ = ["Gateway", "Kind", "MintedKey", "parse_target", "saved"]
 
 _MAX_NAME = 100
 _MAX_WEIGHT = 1_000
@@ -255,6 +256,11 @@ class Gateway:
                 field="credential",
             )
         return before.secret_id
+
+    def is_credential(self, provider: Provider, credential: Secret) -> bool:
+        """Whether a provider's stored credential is this one."""
+        sealed = self._secrets.get(provider.secret_id) if provider.secret_id else None
+        return sealed is not None and self._vault().open(sealed, url=provider.url) == check_credential(credential)
 
     def remove_provider(self, caller: Principal, name: str, *, reason: str = "", expected: int | None = None) -> None:
         """Remove a provider and destroy its credential.
@@ -565,17 +571,6 @@ def saved(value: Provider | Route | Limit | Budget) -> FactBody:
     """The fact that a provider, route, limit or budget is now this one."""
     body = _BODIES[type(value)]
     return body(**{name: getattr(value, name) for name in body.__struct_fields__})
-
-
-def with_url(provider: Provider) -> Provider:
-    """The provider at the address of its dialect and flavour.
-
-    Raises:
-        InvalidInput: there is no such flavour, or it has no address that everybody shares.
-    """
-    check_flavour(provider.dialect, provider.flavour)
-    region = check_region(provider.dialect, provider.region)
-    return msgspec.structs.replace(provider, url=default_url(provider.dialect, provider.flavour, region))
 
 
 def _of_installation(caller: Principal) -> None:

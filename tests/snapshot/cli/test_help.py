@@ -146,3 +146,55 @@ def test_rules_as_text(detent: Detent, snapshot: SnapshotAssertion) -> None:
         "limits remove calls",
     ]
     assert "\n".join(detent(line) for line in lines) == snapshot
+
+
+def test_a_plan_as_text(detent: Detent, home: Path, clock: FixedClock, snapshot: SnapshotAssertion) -> None:
+    file = home / "gateway.toml"
+    for line in (
+        "providers add acme --url https://api.acme.example/v1",
+        "routes add support --to acme/large --retries 1",
+        "routes add old --to acme/large",
+        "models price acme/large --input 10 --output 20",
+        "models price acme/small --input 1 --output 2",
+        "keys create --name bot --route support --route old",
+    ):
+        detent(line)
+    with app.open_platform(Settings(home=str(home)), clock=clock) as platform:
+        caller = platform.access.operator()
+        key = platform.gateway.keys(caller)[0].id
+        calls = [
+            Span(
+                trace_id=f"{n + 1:032x}", span_id=f"{n * 997 + 1:08x}00000000", name="chat", operation="chat",
+                start=clock.now() + n * SECOND, end=clock.now() + (n + 1) * SECOND, provider="acme",
+                request_model="large", route="old" if n == 5 else "support", key_id=key, input_tokens=1000,
+                output_tokens=100, cost=12_000_000,
+            )
+            for n in range(6)
+        ]  # fmt: skip
+        platform.traces.write(caller, Batch(tuple(calls)))
+    clock.advance(60 * SECOND)
+    file.write_text(
+        """
+        [providers.acme]
+        url = "https://api.acme.example/v1"
+        [routes.support]
+        targets = ["acme/large", "acme/small=3"]
+        policy = "weighted"
+        [limits.calm]
+        scope = "key"
+        unit = "requests"
+        amount = 4
+        [budgets.team]
+        scope = "project"
+        usd = "0.02"
+        hard = false
+        """
+    )
+    lines = [
+        f"routes plan {file} --since 2026-01-01",
+        f"routes apply {file} --yes --reason cheaper",
+        f"routes plan {file}",
+        "routes export",
+    ]
+    said = "\n".join(detent(line) for line in lines)
+    assert re.sub(r"sha256:[0-9a-f]{64}", "sha256:<digest>", said) == snapshot

@@ -20,6 +20,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/budgets"): {"name": "cheap", "scope": "project", "usd": "5"},
     ("PUT", "/api/v1/budgets/{name}"): {"scope": "project", "usd": "5"},
     ("PUT", "/api/v1/weights/{project}"): {"weight": 3},
+    ("POST", "/api/v1/gateway/plan"): {"toml": "version = 1", "keep": True, "since": "24h"},
+    ("POST", "/api/v1/gateway/apply"): {"toml": "version = 1", "keep": True},
     ("POST", "/api/v1/traces/{trace_id}/scores"): {"name": "helpful", "value": 0.5},
     ("POST", "/api/v1/jobs"): {"name": "blobs.fsck"},
     ("POST", "/api/v1/users"): {"name": "grace"},

@@ -197,3 +197,39 @@ def test_a_change_meanwhile_is_a_conflict(world: Any) -> None:
         assert api.put(path, json=body, headers={**headers, "if-match": "*"}).status_code == 200
         last = api.get(path, headers=headers).headers["etag"]
         assert api.delete(path, headers={**headers, "if-match": f"W/{last}"}).status_code == 200
+
+
+def test_plan_and_apply(world: Any) -> None:
+    api, headers = world.client, world.key(project="plans")
+    document = {
+        "providers": {"acme": {"url": "https://api.acme.example/v1", "credential_env": "PATH"}},
+        "routes": {"bot": {"targets": [{"provider": "acme", "model": "large", "weight": 2}], "policy": "weighted"}},
+        "budgets": {"team": {"scope": "project", "usd": "5"}},
+    }
+    plan = api.post("/api/v1/gateway/plan", json={"document": document, "since": "24h"}, headers=headers)
+    assert plan.status_code == 200, plan.text
+    assert [(c["noun"], c["name"], c["action"]) for c in plan.json()["changes"]] == [
+        ("provider", "acme", "added"), ("route", "bot", "added"), ("budget", "team", "added"),
+    ]  # fmt: skip
+    assert plan.json()["dry_run"]["calls"] == 0
+    # The server's own environment is nobody's credential.
+    refused = api.post("/api/v1/gateway/apply", json={"document": document}, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["field"]) == (400, "providers.acme.credential_env")
+    given = {"document": document, "credentials": {"acme": "sk-acme-9"}}
+    plan = api.post("/api/v1/gateway/plan", json=given, headers=headers).json()
+    moved = api.post("/api/v1/gateway/apply", json={**given, "expect": "sha256:" + "0" * 64}, headers=headers)
+    assert (moved.status_code, moved.json()["error"]["code"]) == (409, "conflict")
+    applied = api.post("/api/v1/gateway/apply", json={**given, "expect": plan["digest"]}, headers=headers)
+    assert applied.json() == plan
+    assert api.get("/api/v1/providers/acme", headers=headers).json()["has_credential"] is True
+    toml = api.get("/api/v1/gateway/configuration", headers=headers).json()["toml"]
+    assert "sk-acme" not in toml
+    assert api.post("/api/v1/gateway/plan", json={"toml": toml}, headers=headers).json()["changes"] == []
+    for body, field in (
+        ({}, "toml"), ({"toml": "x", "document": {}}, "toml"), ({"toml": "x = ["}, "toml"),
+        ({"document": {"routes": {"bot": {"targets": ["p/m"], "retry": {"attempt": 2}}}}},
+         "document.routes.bot.retry.attempt"),
+        ({"document": {}, "since": "later"}, "since"),
+    ):  # fmt: skip
+        answer = api.post("/api/v1/gateway/plan", json=body, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (400, field), answer.text

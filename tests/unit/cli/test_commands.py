@@ -358,3 +358,51 @@ def test_limits_budgets_and_weights(detent: Detent) -> None:
     assert detent("weights", "set", "other", "3").out == "other 3\n"
     assert [(i["project"], i["weight"]) for i in items(detent("weights", "list", "--json"))] == [("other", 3)]
     assert detent("weights", "set", "other", "0").code == 2
+
+
+CONFIGURATION = """
+[providers.acme]
+url = "https://api.acme.example/v1"
+credential_env = "ACME_KEY"
+
+[routes.bot]
+targets = ["acme/large"]
+retry = { attempts = 2 }
+
+[limits.calm]
+scope = "project"
+unit = "requests"
+amount = 2
+"""
+
+
+def test_the_configuration_as_a_file(detent: Detent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(CONFIGURATION)
+    plan = detent("routes", "plan", str(file), "--json")
+    assert plan.code == 0, plan.err
+    assert json.loads(plan.out)["warnings"]
+    assert detent("routes", "apply", str(file), "--yes").code == 2  # the credential is missing
+    monkeypatch.setenv("ACME_KEY", "sk-acme-secret")
+    assert detent("routes", "apply", str(file)).code == 2  # nobody is there to confirm
+    planned = json.loads(detent("routes", "plan", str(file), "--json").out)
+    applied = detent("routes", "apply", str(file), "--expect", planned["digest"], "--reason", "first", "--json")
+    assert json.loads(applied.out) == planned
+    again = detent("routes", "apply", str(file), "--expect", planned["digest"])
+    assert again.code == 5
+    assert detent("routes", "apply", str(file), "--yes").out.startswith("No changes")
+    exported = detent("routes", "export").out
+    other = tmp_path / "exported.toml"
+    other.write_text(exported)
+    assert json.loads(detent("routes", "plan", str(other), "--json").out)["changes"] == []
+    other.write_text("version = 1")
+    assert len(json.loads(detent("routes", "plan", str(other), "--json").out)["changes"]) == 3
+    assert json.loads(detent("routes", "plan", str(other), "--keep", "--json").out)["changes"] == []
+    assert "sk-acme" not in plan.out + applied.out + exported
+    for wrong, code in ((tmp_path / "none.toml", 2), (tmp_path, 2)):
+        assert detent("routes", "plan", str(wrong)).code == code
+    other.write_bytes(b"\xff\xfe")
+    assert detent("routes", "plan", str(other)).code == 2
+    other.write_text("[routes.bot]\ntargets = ['ghost/m']")
+    refused = detent("routes", "plan", str(other), "--json")
+    assert json.loads(refused.err)["error"]["field"] == "routes.bot.targets"

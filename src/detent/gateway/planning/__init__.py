@@ -1,0 +1,1 @@
+"""The configuration as one document: read it, write it, compare two of them, try one on recorded traffic, apply it."""
