@@ -92,7 +92,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A deployment that a route may send a call to: a provider and the model's name there."""
+    """A deployment that a route may send a call to: a provider and the model's name there.
+
+    The weight is its share of calls, sessions or prompts where the policy goes by shares.
+    """
 
     provider: str
     model: str
@@ -103,7 +106,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Fallback(msgspec.Struct, frozen=True):
-    """Where calls go when all targets failed for one of these reasons; no reason given means any."""
+    """Where calls go when no target answered and one failed for one of these reasons; no reason given means any."""
 
     route: str
     on: tuple[Failure, ...] = ()
@@ -114,8 +117,10 @@ class Retry(msgspec.Struct, frozen=True):
 
     Attributes:
         attempts: tries of each target, the first included.
-        backoff_ms: the first pause at most; it doubles, and the true pause is drawn evenly below it (full jitter).
-        budget: retries and hedges allowed per call, as a share over the last seconds; keeps an outage from doubling.
+        backoff_ms: the first pause at most; it doubles, and the true pause is drawn evenly below it (full jitter). A
+            `Retry-After` is waited for in full, or not at all when it is beyond the call's deadline.
+        budget: retries and hedges allowed per call, as a share over the last ten seconds and per worker, with three
+            for a start; keeps an outage from multiplying the load. Going on to the next target takes nothing.
     """
 
     attempts: int = 1
@@ -129,10 +134,12 @@ class Breaker(msgspec.Struct, frozen=True):
     Attributes:
         error_rate: share of failed calls that opens it; 0 never does.
         slow_rate: share of slow calls that opens it; 0 never does.
-        slow_seconds: time to the first output beyond which a call is slow; 0 for none.
+        slow_seconds: time to the first output (of an answer in one piece: to its end) beyond which a call is slow;
+            0 for none.
         min_calls: within the window, before it may open.
         window_seconds: how far back it looks.
-        open_seconds: until probes are let through; doubles with each probe that fails, sixteen times at most.
+        open_seconds: until probes are let through; doubles with each probe that fails, up to sixteen times as long,
+            and up to a fifth is added by chance.
         probes: calls let through half-open; that many good ones close it.
     """
 
@@ -149,8 +156,9 @@ class Hedge(msgspec.Struct, frozen=True):
     """A second target is asked when the first is late.
 
     Attributes:
-        quantile: of the live time to first token after which the hedge is sent; 0 sends none.
-        max_extra: hedges per call at most, as a share over the last seconds.
+        quantile: of the last minute's time to first output after which the hedge is sent; 0 sends none, and so do
+            fewer than twenty answers to go by.
+        max_extra: hedges per call at most, as a share over the last ten seconds; they take from the retries' budget.
     """
 
     quantile: float = 0.0
@@ -214,7 +222,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         targets: in order.
         policy: how a target is chosen; the others follow when it fails.
-        sticky: whose calls keep to one target while it is healthy: of a session, a user, or nobody.
+        sticky: whose calls keep to one target while it is healthy: of a session, a user, or nobody. Decides only
+            among equals where the policy is `cheapest`, and nothing where it is `ordered`.
         priority: the band of calls that name none.
     """
 

@@ -5,7 +5,7 @@ unless a name says otherwise, and all workers see for themselves.
 """
 
 from detent.gateway.routing.breaker import Circuit, State
-from detent.gateway.routing.choice import order, prefix_key
+from detent.gateway.routing.choice import fallbacks, order, prefix_key
 from detent.gateway.routing.failures import COUNTED, classify, rejected_class, retriable
 from detent.gateway.routing.health import Candidate, DeploymentStatus, Fleet, Health, Quantiles, Trial, soonest
 from detent.gateway.routing.hedging import HedgeClock
@@ -30,6 +30,7 @@ __all__ = [
     "Trial",
     "classify",
     "copied",
+    "fallbacks",
     "order",
     "pause",
     "prefix_key",

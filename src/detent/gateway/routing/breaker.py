@@ -73,8 +73,8 @@ class Tally:
 class Circuit:
     """One breaker. Times are monotonic seconds.
 
-    A call enters with `enter` and leaves with exactly one of `good`, `bad` and `leave`, giving back what it was given.
-    What calls report that began before it opened changes nothing while it is open or half-open.
+    A call enters with `enter` and leaves with exactly one of `good`, `bad`, `late` and `leave`, giving back what it was
+    given.    What calls report that began before it opened changes nothing while it is open or half-open.
 
     Args:
         rules: when it opens; rates of 0 never do.
@@ -165,6 +165,13 @@ class Circuit:
         """A call ended in a way that says nothing: its client went away, or made a mistake."""
         if entered > 0:
             self._probes.pop(entered, None)
+
+    def late(self, now: float, entered: int, seconds: float) -> None:
+        """A call was given up after `seconds` without an answer, though nothing had failed: slow, if it was that."""
+        if seconds > self._slow_seconds:
+            self.good(now, entered, seconds)
+        else:
+            self.leave(entered)
 
     def relapse(self, now: float, entered: int) -> None:
         """A call that was good at first failed later, in the middle of its answer."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
 from math import ceil, inf, log
 from typing import Final
 
-from detent.gateway.model import Route
+from detent.gateway.model import Failure, Route
 from detent.gateway.routing.health import Candidate
 
 SPILL: Final = 1.25
@@ -82,6 +82,17 @@ def order(
     if not prefix_key:
         return _least_loaded(candidates, able, draw)
     return _bounded(candidates, _ranked(candidates, able, prefix_key))
+
+
+def fallbacks(rules: Route, failures: Collection[Failure]) -> list[str]:
+    """Names of the routes to go on with when no target answered, in order.
+
+    Args:
+        failures: the classes of all attempts' failures; `unavailable` for a target that was not even asked.
+    """
+    return [
+        fallback.route for fallback in rules.fallbacks if not fallback.on or any(f in failures for f in fallback.on)
+    ]
 
 
 def _last_resort(candidates: Sequence[Candidate], now: float) -> list[int]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from math import exp, inf
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from detent.gateway.model import Breaker, Failure
 from detent.gateway.routing.breaker import Circuit, State, Tally
 from detent.gateway.routing.failures import COUNTED
-from detent.gateway.routing.quantiles import SlidingHistogram
+from detent.gateway.routing.quantiles import Histogram, SlidingHistogram
 from detent.gateway.routing.retries import RetryBudget
 from detent.kernel.money import Price
 
@@ -32,6 +32,7 @@ UNKNOWN: Final = 1e6
 """What a call in flight costs at a deployment that has answered nothing yet."""
 
 _WINDOW_SECONDS: Final = 60.0
+K = TypeVar("K", int, str)
 _WORST: Final[dict[State, int]] = {"closed": 0, "half_open": 1, "open": 2}
 
 
@@ -112,7 +113,7 @@ class Health:
         self.whole = PeakEwma()
         self.first = SlidingHistogram(_WINDOW_SECONDS)
         self.total = SlidingHistogram(_WINDOW_SECONDS)
-        self.outcomes: dict[str, int] = {"succeeded": 0, "abandoned": 0, "refused": 0}
+        self.outcomes: dict[str, int] = {"succeeded": 0, "abandoned": 0, "outrun": 0, "refused": 0}
         self._tally = Tally(_WINDOW_SECONDS)
         self._circuits: dict[Breaker, Circuit] = {}
         self._draw = draw
@@ -142,7 +143,7 @@ class Health:
         """All of it, for people and metrics."""
         circuits = self._circuits.values()
         circuit = max(circuits, key=lambda c: _WORST[c.state(now)], default=None)
-        first, total = self.first.at(now), self.total.at(now)
+        first, total = self.first.at(now).counts(), self.total.at(now).counts()
         self._tally.turn(now)
         calls = self._tally.calls
         return DeploymentStatus(
@@ -155,10 +156,10 @@ class Health:
             in_flight=self.in_flight,
             ewma=self.streamed.seconds(now) if self.streamed.known else None,
             ewma_whole=self.whole.seconds(now) if self.whole.known else None,
-            first=Quantiles(*first.quantiles(0.5, 0.95, 0.99)),
-            total=Quantiles(*total.quantiles(0.5, 0.95, 0.99)),
+            first=first,
+            total=total,
             calls=calls,
-            error_rate=self._tally.failed / calls if calls else 0.0,
+            failed=self._tally.failed,
             outcomes=dict(self.outcomes),
         )
 
@@ -187,11 +188,11 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
         not_before_seconds: for how long the deployment asked to be left alone.
         in_flight: calls now.
         ewma, ewma_whole: peak EWMA in seconds, of streams to their first output and of answers in one piece.
-        first, total: time to first output (streams) and to the end (all) in the last minute.
-        calls: that ended in the last minute, those whose client went away left out.
-        error_rate: the share of them that failed.
+        first, total: time to first output (streams) and to the end (all) in the last minute, as a histogram's counts.
+        calls: that ended in the last minute, those given up left out.
+        failed: how many of them failed in a way that counts.
         outcomes: calls by how they ended, since the worker began: `succeeded`, `abandoned` (the client went away),
-            `refused` (the client's own mistake), or the class of failure.
+            `outrun` (a hedge answered first), `refused` (the client's own mistake), or the class of failure.
     """
 
     name: str
@@ -203,11 +204,54 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     ewma: float | None
     ewma_whole: float | None
-    first: Quantiles
-    total: Quantiles
+    first: dict[int, int]
+    total: dict[int, int]
     calls: int
-    error_rate: float
+    failed: int
     outcomes: dict[str, int]
+
+    @property
+    def error_rate(self) -> float:
+        """The share of the last minute's calls that failed."""
+        return self.failed / self.calls if self.calls else 0.0
+
+    @property
+    def first_quantiles(self) -> Quantiles:
+        """Of the time to first output."""
+        return Quantiles(*Histogram(self.first).quantiles(0.5, 0.95, 0.99))
+
+    @property
+    def total_quantiles(self) -> Quantiles:
+        """Of the time to the end."""
+        return Quantiles(*Histogram(self.total).quantiles(0.5, 0.95, 0.99))
+
+    def merged(self, other: DeploymentStatus) -> DeploymentStatus:
+        """The same deployment as two workers see it: sums, the worse state, the longer wait and the higher latency."""
+        worse = self if _WORST[self.breaker] >= _WORST[other.breaker] else other
+        return DeploymentStatus(
+            name=self.name,
+            breaker=worse.breaker,
+            since_seconds=worse.since_seconds,
+            opened=self.opened + other.opened,
+            retry_seconds=worse.retry_seconds,
+            not_before_seconds=max(self.not_before_seconds, other.not_before_seconds),
+            in_flight=self.in_flight + other.in_flight,
+            ewma=_higher(self.ewma, other.ewma),
+            ewma_whole=_higher(self.ewma_whole, other.ewma_whole),
+            first=_sum(self.first, other.first),
+            total=_sum(self.total, other.total),
+            calls=self.calls + other.calls,
+            failed=self.failed + other.failed,
+            outcomes=_sum(self.outcomes, other.outcomes),
+        )
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    return max((value for value in (one, other) if value is not None), default=None)
+
+
+def _sum(one: dict[K, int], other: dict[K, int]) -> dict[K, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in one | other}
 
 
 class Trial:
@@ -284,21 +328,44 @@ class Trial:
         assert failure is not None
         began_well = self._first >= 0
         self._end()
-        self._ewma.observe(now, max(now - self._began, FAILURE_SECONDS))
+        seconds = max(now - self._began, 0.0)
+        self._ewma.observe(now, max(seconds, FAILURE_SECONDS))
+        if failure == "timeout" and not began_well:
+            self._late(now, seconds)
         self._health._ended(now, failure, failed=True)
         if began_well:
             self._circuit.relapse(now, self._entered)
         else:
             self._circuit.bad(now, self._entered)
 
+    def outrun(self, now: float) -> None:
+        """A hedge answered first, and this attempt was given up.
+
+        How long it would have taken is unknown, but not less than it has: this counts as its latency. Otherwise what
+        is slow would never be seen to be slow, and hedges would come ever earlier.
+        """
+        if self._over or self._first >= 0:
+            self.abandoned()
+            return
+        seconds = max(now - self._began, 0.0)
+        self._end()
+        if seconds > self._ewma.seconds(now):
+            self._ewma.observe(now, seconds)
+        self._late(now, seconds)
+        self._health.outcomes["outrun"] += 1
+        self._circuit.late(now, self._entered, seconds)
+
     def abandoned(self) -> None:
-        """The client went away, or another attempt answered first: neither good nor bad."""
+        """The client went away, or the provider was never asked: neither good nor bad."""
         if self._over:
             return
         self._end()
         self._circuit.leave(self._entered)
-        outcomes = self._health.outcomes
-        outcomes["abandoned"] += 1
+        self._health.outcomes["abandoned"] += 1
+
+    def _late(self, now: float, seconds: float) -> None:
+        """It had not answered after so long, and will not: the least that can be said of its latency."""
+        (self._health.first if self._streamed else self._health.total).add(now, seconds)
 
     def _end(self) -> None:
         self._over = True

@@ -10,8 +10,8 @@ from math import sqrt
 
 import pytest
 
-from detent.gateway.model import Breaker, Policy, Route
-from detent.gateway.routing import Candidate, Fleet, order, prefix_key
+from detent.gateway.model import Breaker, Failure, Fallback, Policy, Route
+from detent.gateway.routing import Candidate, Fleet, fallbacks, order, prefix_key
 from detent.kernel.money import Price
 
 POLICIES: list[Policy] = ["ordered", "weighted", "least_latency", "cheapest", "prefix_affinity"]
@@ -234,3 +234,27 @@ def test_the_prompts_first_part_decides() -> None:
     system = b'[{"role":"system","content":"' + b"x" * 2000
     assert prefix_key(system + b"one") == prefix_key(system + b"two")
     assert prefix_key(b'[{"role":"user"') != prefix_key(b'[{"role":"system"')
+
+
+@pytest.mark.parametrize(
+    ("failures", "routes"),
+    [
+        ({"unavailable"}, ["spare", "any"]),
+        ({"context_length"}, ["long", "any"]),
+        ({"timeout", "context_length"}, ["long", "spare", "any"]),
+        ({"content_filter"}, ["any"]),
+        (set(), ["any"]),
+    ],
+)
+def test_fallbacks_answer_classes_of_failure(failures: set[Failure], routes: list[str]) -> None:
+    rules = Route(
+        name="r",
+        project="p",
+        targets=(),
+        fallbacks=(
+            Fallback("long", ("context_length",)),
+            Fallback("spare", ("unavailable", "timeout")),
+            Fallback("any"),
+        ),
+    )
+    assert fallbacks(rules, failures) == routes

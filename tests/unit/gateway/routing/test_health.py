@@ -10,6 +10,7 @@ import pytest
 from detent.gateway.model import Breaker, Failure
 from detent.gateway.routing import Candidate, DeploymentStatus, Fleet, Quantiles, Trial, soonest
 from detent.gateway.routing.health import UNKNOWN
+from detent.gateway.routing.quantiles import bucket_of
 
 RULES = Breaker(min_calls=2, open_seconds=5.0, probes=1)
 
@@ -145,7 +146,7 @@ def test_only_the_first_end_counts() -> None:
     trial.abandoned()
     trial.answered(104.0)
     assert (it.health.in_flight, it.health.not_before) == (0, 0.0)
-    assert it.health.outcomes == {"succeeded": 1, "abandoned": 0, "refused": 0}
+    assert it.health.outcomes == {"succeeded": 1, "abandoned": 0, "outrun": 0, "refused": 0}
 
 
 def test_routes_with_the_same_rules_share_a_breaker() -> None:
@@ -180,11 +181,14 @@ def test_status_says_it_all() -> None:
     it = candidate(rules=Breaker(min_calls=100))
     for i in range(10):
         call(it, 100.0 + i, 0.25)
-    fail(it, 110.0, "timeout")
+    begun(it, 109.0).failed(110.0, "timeout")
     begun(it, 110.0).abandoned()
     begun(it, 110.0)
     status = it.health.status(111.0)
     quarter, long = pytest.approx(0.25, rel=0.02), pytest.approx(1.25, rel=0.02)
+    assert status.first_quantiles == Quantiles(quarter, *[pytest.approx(1.0, rel=0.02)] * 2)
+    assert status.total_quantiles == Quantiles(long, long, long)
+    assert status.error_rate == 1 / 11
     assert status == DeploymentStatus(
         name="p/a/m",
         breaker="closed",
@@ -193,14 +197,47 @@ def test_status_says_it_all() -> None:
         retry_seconds=0.0,
         not_before_seconds=0.0,
         in_flight=1,
-        ewma=pytest.approx(5.0 * exp(-0.099)),
+        ewma=pytest.approx(5.0 * exp(-0.1)),
         ewma_whole=None,
-        first=Quantiles(quarter, quarter, quarter),
-        total=Quantiles(long, long, long),
+        first={bucket_of(0.25): 10, bucket_of(1.0): 1},
+        total={bucket_of(1.25): 10},
         calls=11,
-        error_rate=1 / 11,
-        outcomes={"succeeded": 10, "abandoned": 1, "refused": 0, "timeout": 1},
+        failed=1,
+        outcomes={"succeeded": 10, "abandoned": 1, "outrun": 0, "refused": 0, "timeout": 1},
     )
+
+
+def test_workers_statuses_add_up() -> None:
+    one, two = candidate(), candidate()
+    call(one, 100.0, 0.2)
+    fail(two, 100.0, retry_after=9.0)
+    fail(two, 100.0)
+    begun(two, 100.5, force=True)
+    for merged in (
+        one.health.status(101.5).merged(two.health.status(101.5)),
+        two.health.status(101.5).merged(one.health.status(101.5)),
+    ):
+        assert (merged.breaker, merged.opened, merged.in_flight) == ("open", 1, 1)
+        assert (merged.calls, merged.failed, merged.first) == (3, 2, {bucket_of(0.2): 1})
+        assert merged.outcomes == {"succeeded": 1, "abandoned": 0, "outrun": 0, "refused": 0, "unavailable": 2}
+        assert (merged.not_before_seconds, merged.retry_seconds) == (pytest.approx(7.51), pytest.approx(3.51))
+        assert merged.ewma == pytest.approx(5.0 * exp(-0.149))
+
+
+def test_who_is_outrun_by_a_hedge_was_at_least_so_slow() -> None:
+    it = candidate(rules=Breaker(slow_rate=0.5, slow_seconds=2.0, min_calls=2))
+    call(it, 100.0, 0.1)
+    begun(it, 101.0).outrun(102.5)
+    assert it.health.streamed.seconds(102.5) == pytest.approx(1.5)
+    assert it.health.first.at(102.5).quantile(1.0) == pytest.approx(1.5, rel=0.02)
+    assert it.circuit.rates(102.5) == (1, 0.0, 0.0)  # not slow, as far as one can see
+    begun(it, 101.0).outrun(104.0)
+    assert it.circuit.state(104.0) == "open"
+    assert (it.health.in_flight, it.health.outcomes["outrun"]) == (0, 2)
+    late = begun(it, 104.0, force=True)
+    late.answered(104.1)
+    late.outrun(104.2)  # both answered at once: this one is given up, and was not slow
+    assert it.health.outcomes["abandoned"] == 1
 
 
 def test_nothing_leaks_whatever_is_reported() -> None:
@@ -213,11 +250,13 @@ def test_nothing_leaks_whatever_is_reported() -> None:
             open_trials.append(begun(it, now, streamed=rng.random() < 0.5, force=True))
         elif open_trials:
             trial = open_trials.pop(rng.randrange(len(open_trials)))
-            for report in rng.choices("asfr", k=3):
+            for report in rng.choices("asfro", k=3):
                 if report == "a":
                     trial.answered(now)
                 elif report == "s":
                     trial.succeeded(now)
+                elif report == "o":
+                    trial.outrun(now)
                 else:
                     trial.failed(now, "timeout" if report == "f" else None)
             trial.abandoned()
