@@ -263,6 +263,35 @@ class TotalTimedOut(TimedOut):
     code = "total_timeout"
 
 
+# Admission
+
+
+class Shed(Unavailable):
+    """A deployment has no room for the call, and waiting is no use.
+
+    Attributes:
+        position: how many would have had a turn before it.
+    """
+
+    code = "shed"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None, position: int = 0) -> None:
+        super().__init__(message, hint=hint, retry_after=retry_after)
+        self.position = position
+
+
+class QueueFull(Shed):
+    """As many calls wait for the deployment as may, and others have more right to a place."""
+
+    code = "queue_full"
+
+
+class DeadlineUnmet(Shed):
+    """The call would not begin in time: known on arrival, or found out while it waited."""
+
+    code = "deadline_unmet"
+
+
 CLIENT_GONE: Final = "client_disconnected"
 """`error_type` of a call whose client went away before the end."""
 

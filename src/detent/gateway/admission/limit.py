@@ -1,0 +1,246 @@
+"""How many calls a deployment takes at once, learned from how it answers.
+
+Additive increase, multiplicative decrease (Chiu and Jain 1989), driven by what a caller of a language model feels: the
+time to the first output, the time per output token, and for answers in one piece the time of the whole. Each is looked
+at in windows of calls that began after the last change, so a change is judged by its own effect, once per round trip.
+
+A deployment with a stated pace is held to it. One without is held to three times what it does unloaded: the slowly moving
+low mark of its windows, as in TCP Vegas and Netflix's gradient limiter. Windows count by a quantile, so that single
+slow calls move nothing. When halving the limit has not made the deployment faster, we are not what slows it: the limit
+is restored and the new speed is taken for normal.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+START: Final = 64.0
+_TOLERANCE: Final = 3.0
+_ROOMY: Final = 0.85
+"""Of the aim: only below it the limit grows. Between it and the aim the limit rests."""
+_OVERLOAD: Final = 0.7
+_LEAST_FACTOR: Final = 0.5
+_STEP: Final = 0.05
+_FEWEST, _MOST_SAMPLES = 4, 16
+
+
+class Limit(Protocol):
+    """How many calls may be in flight, and what it learns from. Times are seconds of one monotonic clock.
+
+    Each `saw_*` returns whether a window was closed, so that the most calls in flight are counted anew.
+    """
+
+    room: int
+
+    @property
+    def per_token(self) -> float:
+        """Seconds per token of late; 0 while unknown."""
+        ...
+
+    def configure(self, *, most: int, first: float, pace: float) -> None:
+        """Bounds and aims: calls at most (0 for no bound), seconds to the first output and per token (0 for none)."""
+        ...
+
+    def saw_first(self, began: float, seconds: float, peak: int, now: float) -> bool:
+        """A call that began then had its first output after so long."""
+        ...
+
+    def saw_pace(self, began: float, seconds: float, peak: int, now: float) -> bool:
+        """A call took so long per output token after the first."""
+        ...
+
+    def saw_whole(self, began: float, seconds: float, peak: int, now: float) -> bool:
+        """A call was answered in one piece after so long."""
+        ...
+
+    def saw_overload(self, began: float, peak: int, now: float) -> bool:
+        """A call was refused for there being too many."""
+        ...
+
+    def still_waiting(self, began: float, seconds: float, peak: int, now: float) -> bool:
+        """A call was given up after so long without any output."""
+        ...
+
+
+class _Signal:
+    """One thing that is measured, in windows.
+
+    Attributes:
+        aim: seconds stated as good; 0 when none is.
+        base: seconds when unloaded, as far as seen; 0 before the first window.
+        ratio: of the last window to the aim.
+        value: of the last window.
+    """
+
+    __slots__ = ("_excuse", "_samples", "aim", "base", "quantile", "ratio", "since", "value")
+
+    def __init__(self) -> None:
+        self.aim = 0.0
+        self.base = 0.0
+        self.quantile = 0.5
+        self.ratio = 0.0
+        self.value = 0.0
+        self.since = float("-inf")
+        self._excuse = 0.0
+        self._samples: list[float] = []
+
+    def add(self, began: float, seconds: float, size: int) -> bool:
+        """Count a call if it began within this window; whether the window is full."""
+        if began < self.since:
+            return False
+        self._samples.append(seconds)
+        return len(self._samples) >= size
+
+    def bound(self) -> float:
+        """Seconds above which a window is bad; infinite before anything is known."""
+        stated = max(self.aim, self._excuse)
+        if stated:
+            return stated
+        return _TOLERANCE * self.base if self.base else float("inf")
+
+    def close(self, now: float, *, loaded: bool) -> float:
+        """End the window; its ratio to the bound."""
+        self._samples.sort()
+        value = self.value = self._samples[min(int(len(self._samples) * self.quantile), len(self._samples) - 1)]
+        self.reopen(now)
+        if not self.base:
+            self.base = value
+        elif value < self.base:
+            self.base += 0.2 * (value - self.base)
+        elif not loaded:
+            self.base += 0.02 * (value - self.base)
+        if self.aim and value <= self.aim:
+            self._excuse = 0.0
+        self.ratio = value / self.bound() if value else 0.0
+        return self.ratio
+
+    def reopen(self, now: float) -> None:
+        """Forget the window's calls; only calls that begin from now on count."""
+        self._samples.clear()
+        self.since = now
+
+    def excuse(self) -> None:
+        """Take the last window's speed for normal."""
+        if self.aim:
+            self._excuse = 1.2 * self.value
+        else:
+            self.base = self.value
+        self.ratio = 0.0
+
+
+class AdaptiveLimit:
+    """The limit that adapts. Starts generous, because a limit that is too low harms a healthy deployment at once, and one
+    that is too high is found out within a few answers.
+
+    Attributes:
+        room: calls in flight at most, at least 1.
+    """
+
+    __slots__ = (
+        "_blamed",
+        "_first",
+        "_limit",
+        "_lowered",
+        "_most",
+        "_pace",
+        "_slow_from",
+        "_whole",
+        "room",
+    )
+
+    def __init__(self, start: float = START) -> None:
+        self._limit = start
+        self._most = float("inf")
+        self._first, self._pace, self._whole = _Signal(), _Signal(), _Signal()
+        self._lowered = float("-inf")
+        self._slow_from = float("inf")  # below it the limit grows by halves; nothing is known against it yet
+        self._blamed: tuple[_Signal, float, float] | None = None  # signal, its value and the limit as it went wrong
+        self.room = max(int(start), 1)
+
+    @property
+    def limit(self) -> float:
+        """The limit, fractions included."""
+        return self._limit
+
+    @property
+    def per_token(self) -> float:
+        """Seconds per token in the last window, 0 before there was one."""
+        return self._pace.value
+
+    def configure(self, *, most: int, first: float, pace: float) -> None:
+        """Set bound and aims. What was learned stays."""
+        self._most = float(most) if most > 0 else float("inf")
+        self._pace.aim = pace
+        self._pace.quantile = 0.8 if pace else 0.5
+        # Who states a pace has also stated in how long a call is to begin; half of that is for waiting.
+        self._first.aim = first / 2 if pace else 0.0
+        self._set(self._limit)
+
+    def saw_first(self, began: float, seconds: float, peak: int, now: float) -> bool:
+        """A call that began then had its first output after so long."""
+        return self._first.add(began, seconds, self._size()) and self._judge(self._first, peak, now, grows=True)
+
+    def saw_pace(self, began: float, seconds: float, peak: int, now: float) -> bool:
+        """A call took so long per output token. A good pace alone raises nothing: first outputs do, which come sooner."""
+        return self._pace.add(began, seconds, self._size()) and self._judge(self._pace, peak, now, grows=False)
+
+    def saw_whole(self, began: float, seconds: float, peak: int, now: float) -> bool:
+        """A call was answered in one piece after so long."""
+        return self._whole.add(began, seconds, self._size()) and self._judge(self._whole, peak, now, grows=True)
+
+    def saw_overload(self, began: float, peak: int, now: float) -> bool:
+        """A call was refused for there being too many. Those that began before the last decrease say nothing new."""
+        if began < self._lowered:
+            return False
+        self._slow_from = max(_OVERLOAD * self._limit, 1.0) if self._slow_from > self._limit else self._slow_from
+        self._lower(min(self._limit, 2.0 * peak) * _OVERLOAD, now)
+        return True
+
+    def still_waiting(self, began: float, seconds: float, peak: int, now: float) -> bool:
+        """A call was given up without any output: it would have taken at least so long."""
+        return seconds > self._first.bound() and self.saw_first(began, seconds, peak, now)
+
+    def _size(self) -> int:
+        return min(max(self.room, _FEWEST), _MOST_SAMPLES)
+
+    def _judge(self, signal: _Signal, peak: int, now: float, *, grows: bool) -> bool:
+        ratio = signal.close(now, loaded=2 * peak >= self.room)
+        if ratio > 1.0:
+            self._congested(signal, peak, now)
+            return True
+        if self._blamed is not None and self._blamed[0] is signal:
+            self._blamed = None
+        if grows and max(ratio, self._pace.ratio) <= _ROOMY:
+            self._raise(peak)
+        return grows
+
+    def _congested(self, signal: _Signal, peak: int, now: float) -> None:
+        used = min(self._limit, 2.0 * peak)
+        if self._blamed is None:
+            self._blamed = (signal, signal.value, used)
+        blamed, value, before = self._blamed
+        if blamed is signal and self._limit <= before / 2 and signal.value >= 0.85 * value:
+            signal.excuse()
+            self._blamed = None
+            self._set(before)
+            return
+        lowered = used * (1.0 + max(1.0 / signal.ratio, _LEAST_FACTOR)) / 2
+        self._slow_from = lowered
+        self._lower(lowered, now)
+
+    def _raise(self, peak: int) -> None:
+        if self._limit < self._slow_from:
+            if 2 * peak >= self.room:
+                self._set(min(self._limit * 2, max(self._slow_from, self._limit)))
+        elif 4 * peak >= 3 * self.room:
+            self._set(self._limit + max(_STEP * self._limit, 0.5))
+
+    def _lower(self, limit: float, now: float) -> None:
+        self._lowered = now
+        self._set(limit)
+        for signal in (self._first, self._pace, self._whole):
+            signal.reopen(now)
+
+    def _set(self, limit: float) -> None:
+        self._limit = min(max(limit, 1.0), max(self._most, 1.0))
+        self.room = int(self._limit)
