@@ -72,6 +72,7 @@ _OPTIONS: Final = (
         "--breaker-open", type=DURATION, metavar="TIME", help="How long an open breaker waits for probes: 5s."
     ),
     click.option("--queue-deadline", type=DURATION, metavar="TIME", help="How long a call may wait to begin: 10s."),
+    click.option("--queue-pace", type=DURATION, metavar="TIME", help="Time per output token to keep: 60ms."),
     click.option("--queue-length", type=int, metavar="N", help="Calls that wait at most, per deployment: 256."),
     click.option("--queue-order", type=click.Choice(("newest_first", "fifo")), help="Who is served first."),
     click.option(
@@ -142,6 +143,7 @@ def rules_of(flags: Mapping[str, Any]) -> Route:
         queue=given(
             Queue,
             deadline_ms=_milliseconds(flags["queue_deadline"]),
+            pace_ms=_milliseconds(flags["queue_pace"]),
             length=flags["queue_length"],
             order=flags["queue_order"],
         ),

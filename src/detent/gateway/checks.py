@@ -42,6 +42,7 @@ ROUTE_RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("timeouts.idle", 0, 3_600),
     ("timeouts.total", 0, _DAY),
     ("queue.deadline_ms", 0, 3_600_000),
+    ("queue.pace_ms", 0, 60_000),
     ("queue.length", 0, 100_000),
     ("cache.ttl_seconds", 1, 366 * _DAY),
     ("cache.threshold", 0, 1),

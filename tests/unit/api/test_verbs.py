@@ -124,7 +124,7 @@ def test_a_route_is_given_back_as_it_was_put(world: Any) -> None:
         },
         "hedge": {"quantile": 0.95, "max_extra": 0.02},
         "timeouts": {"connect": 2.0, "first_token": 20.0, "idle": 10.0, "total": 300.0},
-        "queue": {"deadline_ms": 2000, "length": 10, "order": "fifo"},
+        "queue": {"deadline_ms": 2000, "pace_ms": 60, "length": 10, "order": "fifo"},
         "sticky": "session",
         "shadow": {"route": "detent-tiny", "share": 0.1, "daily_usd": "5"},
         "cache": {"mode": "exact", "ttl_seconds": 7200, "threshold": 0.97},

@@ -271,7 +271,8 @@ def test_routes_with_all_their_rules(detent: Detent) -> None:
         "--backoff", "250ms", "--retry-budget", "0.1", "--sticky", "session", "--hedge", "0.95",
         "--hedge-extra", "0.02", "--timeout-connect", "2s", "--timeout-first-token", "20s", "--timeout-idle", "10s",
         "--timeout-total", "5m", "--breaker-errors", "0.3", "--breaker-slow", "0.5", "--slow-after", "4s",
-        "--breaker-open", "10s", "--queue-deadline", "2s", "--queue-length", "10", "--queue-order", "fifo",
+        "--breaker-open", "10s", "--queue-deadline", "2s", "--queue-pace", "60ms", "--queue-length", "10",
+        "--queue-order", "fifo",
         "--cache", "exact", "--ttl", "2h",
         "--shadow", "backup=0.1", "--shadow-usd", "5", "--priority", "batch", "--json",
     )  # fmt: skip
@@ -295,7 +296,7 @@ def test_routes_with_all_their_rules(detent: Detent) -> None:
         },
         "hedge": {"quantile": 0.95, "max_extra": 0.02},
         "timeouts": {"connect": 2.0, "first_token": 20.0, "idle": 10.0, "total": 300.0},
-        "queue": {"deadline_ms": 2000, "length": 10, "order": "fifo"},
+        "queue": {"deadline_ms": 2000, "pace_ms": 60, "length": 10, "order": "fifo"},
         "sticky": "session",
         "shadow": {"route": "backup", "share": 0.1, "daily_usd": "5"},
         "cache": {"mode": "exact", "ttl_seconds": 7200, "threshold": 0.97},

@@ -89,6 +89,9 @@ class QueueRule(In):
     """What happens to calls that a deployment has no room for."""
 
     deadline_ms: Annotated[int, _within("queue.deadline_ms", "How long a call may wait to begin.")] = 10_000
+    pace_ms: Annotated[
+        int, _within("queue.pace_ms", "Time per token to keep; 0 finds a number of calls by itself.")
+    ] = 0
     length: Annotated[int, _within("queue.length", "Calls that wait at most, per deployment and worker.")] = 256
     order: Literal["newest_first", "fifo"] = "newest_first"
 

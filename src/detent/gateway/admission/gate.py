@@ -6,7 +6,7 @@ on arrival if possible: an answer that comes too late costs the deployment as mu
 A queue in order of arrival serves everybody too late when there is more than it can take (see the decision note on
 newest-first).
 
-One gate belongs to one event loop and outlives configurations. Nothing in it blocks, and no call has a timer of its own.
+One gate belongs to one event loop and outlives configurations. Nothing in it blocks; no call has a timer of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from detent.gateway.errors import DeadlineUnmet, QueueFull, Shed
 from detent.gateway.model import Band, Queue
 
 Outcome = Literal["good", "overloaded", "failed", "abandoned"]
-"""How a call ended: answered; refused by the provider for load, or no first output in time; failed otherwise; given up."""
+"""How a call ended: answered; refused for load, or without output in time; failed otherwise; given up by the caller."""
 
 _SLOW: Final = 0.1
 _PACE_TOKENS: Final = 4
@@ -206,8 +206,8 @@ class Gate:
             project: who competes with whom.
             weight: its share among projects.
             band: how urgent.
-            deadline: the scheduler's time at which the first output is due; the queue's own when None or later than that.
-                The time that first outputs usually take is kept back from it, half of it at most.
+            deadline: the scheduler's time at which the first output is due; the queue's own when None or later than
+                that. The time that first outputs usually take is kept back from it, half of it at most.
 
         Raises:
             QueueFull: there is no place in the line.
@@ -344,7 +344,8 @@ class Gate:
             if not first:
                 anew = limit.saw_whole(began, now - began, self._peak, now)
             elif tokens >= _PACE_TOKENS:
-                anew = limit.saw_pace(began, (seconds or now - first) / (tokens - 1), self._peak, now)
+                seconds = seconds or now - first
+                anew = limit.saw_pace(now - seconds / 2, seconds / (tokens - 1), self._peak, now)
         elif outcome == "overloaded":
             self._overloads += 1
             anew = limit.saw_overload(began, self._peak, now)

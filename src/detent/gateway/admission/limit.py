@@ -4,10 +4,10 @@ Additive increase, multiplicative decrease (Chiu and Jain 1989), driven by what 
 time to the first output, the time per output token, and for answers in one piece the time of the whole. Each is looked
 at in windows of calls that began after the last change, so a change is judged by its own effect, once per round trip.
 
-A deployment with a stated pace is held to it. One without is held to three times what it does unloaded: the slowly moving
-low mark of its windows, as in TCP Vegas and Netflix's gradient limiter. Windows count by a quantile, so that single
-slow calls move nothing. When halving the limit has not made the deployment faster, we are not what slows it: the limit
-is restored and the new speed is taken for normal.
+A deployment with a stated pace is held to it. One without is held to three times what it does unloaded: the slowly
+moving low mark of its windows, as in TCP Vegas and Netflix's gradient limiter. Windows count by a quantile, so that
+single slow calls move nothing. When halving the limit has not made the deployment faster, we are not what slows it:
+the limit is restored and the new speed is taken for normal.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from typing import Final, Protocol
 
 START: Final = 64.0
 _TOLERANCE: Final = 3.0
-_ROOMY: Final = 0.85
+_MARGIN: Final = 0.9
+"""Of a stated pace: the limit aims below it, so that what varies around the aim is still good."""
+_ROOMY: Final = 0.86
 """Of the aim: only below it the limit grows. Between it and the aim the limit rests."""
+_QUICK: Final = 1.5
+"""Times the unloaded time: up to it the limit may double."""
 _OVERLOAD: Final = 0.7
 _LEAST_FACTOR: Final = 0.5
 _STEP: Final = 0.05
-_FEWEST, _MOST_SAMPLES = 4, 16
+_FEWEST, _MOST_SAMPLES = 4, 12
 
 
 class Limit(Protocol):
@@ -72,9 +76,10 @@ class _Signal:
         value: of the last window.
     """
 
-    __slots__ = ("_excuse", "_samples", "aim", "base", "quantile", "ratio", "since", "value")
+    __slots__ = ("_excuse", "_samples", "aim", "base", "first_base", "quantile", "ratio", "since", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, first_base: float = 0.5) -> None:
+        self.first_base = first_base
         self.aim = 0.0
         self.base = 0.0
         self.quantile = 0.5
@@ -101,16 +106,16 @@ class _Signal:
     def close(self, now: float, *, loaded: bool) -> float:
         """End the window; its ratio to the bound."""
         self._samples.sort()
-        value = self.value = self._samples[min(int(len(self._samples) * self.quantile), len(self._samples) - 1)]
-        self.reopen(now)
+        value = self.value = self._samples[int(len(self._samples) * self.quantile)]
         if not self.base:
-            self.base = value
+            self.base = self._samples[int(len(self._samples) * self.first_base)]
         elif value < self.base:
             self.base += 0.2 * (value - self.base)
         elif not loaded:
             self.base += 0.02 * (value - self.base)
-        if self.aim and value <= self.aim:
-            self._excuse = 0.0
+        self.reopen(now)
+        if self._excuse:  # asked anew every now and then, as what slowed it may have passed
+            self._excuse = 0.0 if value <= self.aim else self._excuse * 0.98
         self.ratio = value / self.bound() if value else 0.0
         return self.ratio
 
@@ -122,15 +127,44 @@ class _Signal:
     def excuse(self) -> None:
         """Take the last window's speed for normal."""
         if self.aim:
-            self._excuse = 1.2 * self.value
+            self._excuse = 1.3 * self.value
         else:
             self.base = self.value
         self.ratio = 0.0
 
 
+class _Blame:
+    """A run of decreases on account of one signal, and whether they are any use.
+
+    Attributes:
+        before: calls at once when it went wrong.
+    """
+
+    __slots__ = ("_calm", "_slowest", "before", "signal")
+
+    def __init__(self, signal: _Signal, value: float, before: float) -> None:
+        self.signal = signal
+        self._slowest = value
+        self.before = before
+        self._calm = 0
+
+    def refuted(self, peak: int) -> bool:
+        """Whether half as many calls, in two windows running, were no faster."""
+        if 2 * peak > self.before:
+            self._slowest = max(self._slowest, self.signal.value)
+            self._calm = 0
+        elif self.signal.value < 0.85 * self._slowest:
+            self._calm = 0
+        else:
+            self._calm += 1
+        return self._calm > 1
+
+
 class AdaptiveLimit:
-    """The limit that adapts. Starts generous, because a limit that is too low harms a healthy deployment at once, and one
-    that is too high is found out within a few answers.
+    """The limit that adapts.
+
+    It starts generous, because a limit that is too low harms a healthy deployment at once, and one that is too high is
+    found out within a few answers.
 
     Attributes:
         room: calls in flight at most, at least 1.
@@ -138,6 +172,7 @@ class AdaptiveLimit:
 
     __slots__ = (
         "_blamed",
+        "_falling",
         "_first",
         "_limit",
         "_lowered",
@@ -151,10 +186,11 @@ class AdaptiveLimit:
     def __init__(self, start: float = START) -> None:
         self._limit = start
         self._most = float("inf")
-        self._first, self._pace, self._whole = _Signal(), _Signal(), _Signal()
+        self._first, self._pace, self._whole = _Signal(), _Signal(0.2), _Signal()
         self._lowered = float("-inf")
+        self._falling = False  # overloads only, since it last grew
         self._slow_from = float("inf")  # below it the limit grows by halves; nothing is known against it yet
-        self._blamed: tuple[_Signal, float, float] | None = None  # signal, its value and the limit as it went wrong
+        self._blamed: _Blame | None = None
         self.room = max(int(start), 1)
 
     @property
@@ -170,7 +206,7 @@ class AdaptiveLimit:
     def configure(self, *, most: int, first: float, pace: float) -> None:
         """Set bound and aims. What was learned stays."""
         self._most = float(most) if most > 0 else float("inf")
-        self._pace.aim = pace
+        self._pace.aim = _MARGIN * pace
         self._pace.quantile = 0.8 if pace else 0.5
         # Who states a pace has also stated in how long a call is to begin; half of that is for waiting.
         self._first.aim = first / 2 if pace else 0.0
@@ -181,7 +217,7 @@ class AdaptiveLimit:
         return self._first.add(began, seconds, self._size()) and self._judge(self._first, peak, now, grows=True)
 
     def saw_pace(self, began: float, seconds: float, peak: int, now: float) -> bool:
-        """A call took so long per output token. A good pace alone raises nothing: first outputs do, which come sooner."""
+        """A call took so long per output token. A good pace raises nothing: first outputs do, which come sooner."""
         return self._pace.add(began, seconds, self._size()) and self._judge(self._pace, peak, now, grows=False)
 
     def saw_whole(self, began: float, seconds: float, peak: int, now: float) -> bool:
@@ -192,8 +228,11 @@ class AdaptiveLimit:
         """A call was refused for there being too many. Those that began before the last decrease say nothing new."""
         if began < self._lowered:
             return False
-        self._slow_from = max(_OVERLOAD * self._limit, 1.0) if self._slow_from > self._limit else self._slow_from
-        self._lower(min(self._limit, 2.0 * peak) * _OVERLOAD, now)
+        lowered = min(self._limit, 2.0 * peak) * _OVERLOAD
+        if not self._falling:  # an outage refuses all, however few: then it is back at this in a few windows
+            self._falling = True
+            self._slow_from = lowered
+        self._lower(lowered, now)
         return True
 
     def still_waiting(self, began: float, seconds: float, peak: int, now: float) -> bool:
@@ -208,30 +247,30 @@ class AdaptiveLimit:
         if ratio > 1.0:
             self._congested(signal, peak, now)
             return True
-        if self._blamed is not None and self._blamed[0] is signal:
+        if self._blamed is not None and self._blamed.signal is signal:
             self._blamed = None
         if grows and max(ratio, self._pace.ratio) <= _ROOMY:
-            self._raise(peak)
+            self._raise(peak, quick=signal.value <= _QUICK * signal.base)
         return grows
 
     def _congested(self, signal: _Signal, peak: int, now: float) -> None:
-        used = min(self._limit, 2.0 * peak)
-        if self._blamed is None:
-            self._blamed = (signal, signal.value, used)
-        blamed, value, before = self._blamed
-        if blamed is signal and self._limit <= before / 2 and signal.value >= 0.85 * value:
+        if self._blamed is None or self._blamed.signal is not signal:
+            self._blamed = _Blame(signal, signal.value, float(peak))
+        elif self._blamed.refuted(peak):
             signal.excuse()
+            self._set(max(self._blamed.before, self._limit))
             self._blamed = None
-            self._set(before)
             return
-        lowered = used * (1.0 + max(1.0 / signal.ratio, _LEAST_FACTOR)) / 2
+        # The window's speed is that of as many calls as there were, which may be more than the limit while it drains.
+        lowered = min(self._limit, peak * max(1.0 / signal.ratio, _LEAST_FACTOR))
         self._slow_from = lowered
         self._lower(lowered, now)
 
-    def _raise(self, peak: int) -> None:
-        if self._limit < self._slow_from:
+    def _raise(self, peak: int, *, quick: bool) -> None:
+        self._falling = False
+        if quick and self._limit < self._slow_from:
             if 2 * peak >= self.room:
-                self._set(min(self._limit * 2, max(self._slow_from, self._limit)))
+                self._set(min(self._limit * 2, self._slow_from))
         elif 4 * peak >= 3 * self.room:
             self._set(self._limit + max(_STEP * self._limit, 0.5))
 

@@ -16,7 +16,7 @@ from detent.gateway.model import Band
 BANDS: Final[tuple[Band, ...]] = ("interactive", "default", "batch")
 RANK: Final = {band: rank for rank, band in enumerate(BANDS)}
 PATIENCE: Final = (0, 10, 20)
-"""By rank: the how-manieth turn is a waiting band's at the latest. 0: its turn is always."""
+"""By rank: each how-manieth turn is a waiting band's at the latest; one later when a more urgent one is due too."""
 
 
 class Waiting:
@@ -184,8 +184,10 @@ class Line(Generic[W]):
         return found + lane.others(project)
 
     def to_make_room(self, project: str, rank: int) -> W | None:
-        """Who is to go from a full line when somebody joins: of the least urgent band the project that has most waiting,
-        and of it who is served last. None when that is the one who joins."""
+        """Who is to go from a full line when somebody joins; None when that is the one who joins.
+
+        Of the least urgent band the project that has most waiting for its weight, and of it who is served last.
+        """
         lowest = max((r for r, lane in enumerate(self._lanes) if lane.size), default=-1)
         if lowest < rank:
             return None
@@ -206,5 +208,3 @@ class Line(Generic[W]):
             next(iter(crowd.members)).since for lane in self._lanes for crowd in lane.crowds.values() if crowd.members
         ]
         return min(firsts, default=None)
-
-
