@@ -129,9 +129,9 @@ def _least_latency(
         b = int(draw() * (size - 1))
         if b >= a:
             b += 1
-        one, two = candidates[left[a]].health, candidates[left[b]].health
-        cost, other = one.cost(now, streamed=streamed), two.cost(now, streamed=streamed)
-        chosen.append(left.pop(a if cost < other or (cost == other and one.in_flight <= two.in_flight) else b))
+        cost = candidates[left[a]].health.cost(now, streamed=streamed)
+        other = candidates[left[b]].health.cost(now, streamed=streamed)
+        chosen.append(left.pop(a if cost < other else b))
     return chosen + left
 
 

@@ -70,7 +70,7 @@ def test_unknown_is_tried_first_but_by_one_call_at_a_time() -> None:
 def test_a_deployment_that_hangs_gets_dear_before_any_time_out() -> None:
     it = candidate()
     call(it, 100.0, 0.1)
-    waiting = [begun(it, 102.0) for _ in range(3)]
+    waiting = [begun(it, 102.0 + i) for i in range(3)]
     assert it.health.cost(132.0) == pytest.approx(30.0 * 4)
     waiting[0].answered(132.0)
     for trial in waiting:
@@ -125,6 +125,16 @@ def test_a_probe_is_good_with_its_first_output() -> None:
     assert it.circuit.state(106.5) == "closed"
     probe.succeeded(170.0)
     assert it.circuit.rates(170.0) == (0, 0.0, 0.0)
+
+
+def test_streams_that_break_off_count_too() -> None:
+    it = candidate()
+    for _ in range(2):
+        trial = begun(it, 100.0)
+        trial.answered(100.2)
+        trial.failed(101.0, "unavailable")
+    assert it.circuit.state(101.0) == "open"
+    assert it.health.first.at(101.0).quantile(1.0) == pytest.approx(0.2, rel=0.02)
 
 
 def test_retry_after_is_not_before_and_never_shortened() -> None:
@@ -234,6 +244,8 @@ def test_who_is_outrun_by_a_hedge_was_at_least_so_slow() -> None:
     begun(it, 101.0).outrun(104.0)
     assert it.circuit.state(104.0) == "open"
     assert (it.health.in_flight, it.health.outcomes["outrun"]) == (0, 2)
+    begun(it, 104.0, force=True).outrun(104.5)
+    assert it.health.streamed.seconds(104.5) > 2.8  # it says no more than "at least half a second"
     late = begun(it, 104.0, force=True)
     late.answered(104.1)
     late.outrun(104.2)  # both answered at once: this one is given up, and was not slow
