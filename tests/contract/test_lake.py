@@ -14,7 +14,7 @@ import pytest
 from detent.kernel.clock import DAY, HOUR, MINUTE, SECOND, FixedClock
 from detent.kernel.errors import Conflict, InvalidInput, NotFound, StorageFailed
 from detent.kernel.ports import Lake
-from detent.kernel.telemetry import Batch, MetricQuery, MetricRow, Score, Span, SpanFilter, Written
+from detent.kernel.telemetry import Batch, MetricQuery, MetricRow, Repriced, Score, Span, SpanFilter, Written
 from detent.store.lake import open_lake
 
 T0 = 1_767_225_600 * SECOND  # 2026-01-01
@@ -656,3 +656,116 @@ def test_threads_write_the_same_and_different_spans(lake: Lake) -> None:
     assert all(row.spans == 7 for row in lake.traces(SpanFilter(project="default")).rows)
     (row,) = lake.metrics(MetricQuery(project="default", since=0, until=2 * T0))
     assert row.requests == 140
+
+
+# Another cost
+
+
+def costs(lake: Lake) -> dict[int, int | None]:
+    return {
+        int(span.span_id, 16): span.cost
+        for row in lake.traces(SpanFilter(project="default"), limit=1000).rows
+        for span in lake.trace("default", row.trace_id)
+    }
+
+
+def doubled(span: Span) -> int | None:
+    return None if span.cost is None else 2 * span.cost
+
+
+def priced(lake: Lake) -> None:
+    """Six calls on two days, of two models; the third is unpriced; and a span that is no call."""
+    calls = [
+        make(
+            number // 2 + 1,
+            number,
+            start=T0 + number // 4 * DAY + number * HOUR,
+            request_model="ab"[number % 2],
+            cost=None if number == 3 else 10**number,
+            attributes={"gen_ai.usage.cache_creation.input_tokens": number},
+            input='[{"role": "user", "content": "hello"}]',
+        )
+        for number in range(1, 7)
+    ]
+    lake.write(Batch((*calls, make(9, 9, operation="execute_tool", cost=5))))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_calls_get_another_cost(lake: Lake, open_again: Callable[[], Lake], sealed: bool) -> None:
+    priced(lake)
+    if sealed:
+        lake.seal("default", "2026-01-01")
+    before = {int(span.span_id, 16): span for span in lake.trace("default", ids(1, 1)["trace_id"])}
+    other = open_again()
+    other.metrics(MetricQuery(project="default", since=0, until=2 * T0))
+    assert lake.reprice("default", "2026-01-01", doubled, dry_run=True) == Repriced(3, 2, 110, 220)
+    assert costs(lake)[1] == 10
+    assert lake.reprice("default", "2026-01-01", doubled) == Repriced(3, 2, 110, 220)
+    for reader in (lake, other, open_again()):
+        assert costs(reader) == {1: 20, 2: 200, 3: None, 4: 10**4, 5: 10**5, 6: 10**6, 9: 5}
+        rows = reader.metrics(MetricQuery(project="default", since=0, until=2 * T0, group_by=("model",)))
+        assert [(row.group["model"], row.cost, row.unpriced) for row in rows] == [
+            ("a", 200 + 10**4 + 10**6, 0),
+            ("b", 20 + 10**5, 1),
+        ]
+        listed = {int(row.trace_id, 16): (row.cost, row.unpriced) for row in traces_of(reader)}
+        assert listed == {1: (20, 0), 2: (200, 1), 3: (10**4 + 10**5, 0), 4: (10**6, 0), 9: (5, 0)}
+        (kept,) = [
+            span for span in reader.trace("default", ids(1, 1)["trace_id"]) if span.span_id == ids(1, 1)["span_id"]
+        ]
+        assert kept == msgspec.structs.replace(before[1], cost=20)
+
+
+def traces_of(lake: Lake) -> tuple[Any, ...]:
+    return lake.traces(SpanFilter(project="default"), limit=100).rows
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_unpriced_becomes_priced_and_back(lake: Lake, sealed: bool) -> None:
+    priced(lake)
+    if sealed:
+        lake.seal("default", "2026-01-01")
+    assert lake.reprice("default", "2026-01-01", lambda span: 7).changed == 3
+    assert lake.reprice("default", "2026-01-01", lambda span: 7) == Repriced(3, 0, 21, 21)
+    assert lake.reprice("default", "2026-01-01", lambda span: None) == Repriced(3, 3, 21, 0)
+    listed = {int(row.trace_id, 16): (row.cost, row.unpriced) for row in traces_of(lake)}
+    assert listed[1] == (None, 1)
+    assert listed[2] == (None, 2)
+    if sealed:
+        assert lake.seal("default", "2026-01-01").sealed
+        assert costs(lake)[1] is None
+
+
+def test_only_calls_in_the_range_are_asked_for_and_with_their_attributes(lake: Lake) -> None:
+    priced(lake)
+    asked = []
+
+    def cost(span: Span) -> int | None:
+        asked.append((span.request_model, span.attributes["gen_ai.usage.cache_creation.input_tokens"]))
+        return span.cost
+
+    since, until = T0 + 2 * HOUR, T0 + 3 * HOUR
+    assert lake.reprice("default", "2026-01-01", cost, since=since, until=until) == Repriced(1, 0, 100, 100)
+    assert asked == [("a", 2)]
+
+
+def test_late_spans_of_a_sealed_day_get_another_cost_as_well(lake: Lake) -> None:
+    priced(lake)
+    lake.seal("default", "2026-01-01")
+    lake.write(Batch((make(1, 70, start=T0 + HOUR, request_model="b", cost=1),)))
+    assert lake.reprice("default", "2026-01-01", doubled) == Repriced(4, 3, 111, 222)
+    lake.seal("default", "2026-01-01")
+    assert (costs(lake)[1], costs(lake)[70]) == (20, 2)
+
+
+def test_what_cannot_be_repriced(lake: Lake) -> None:
+    priced(lake)
+    with pytest.raises(NotFound):
+        lake.reprice("default", "2026-01-05", doubled)
+    with pytest.raises(NotFound):
+        lake.reprice("nobody", "2026-01-01", doubled)
+    with pytest.raises(InvalidInput):
+        lake.reprice("default", "2026-01-01", lambda span: -1)
+    with pytest.raises(InvalidInput):
+        lake.reprice("default", "yesterday", doubled)
+    assert costs(lake)[1] == 10

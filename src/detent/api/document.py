@@ -10,7 +10,20 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
-from detent.api import audit, batches, installation, jobs, keys, planning, providers, routes, rules, traces, users
+from detent.api import (
+    audit,
+    batches,
+    installation,
+    jobs,
+    keys,
+    planning,
+    prices,
+    providers,
+    routes,
+    rules,
+    traces,
+    users,
+)
 from detent.app.http import PUBLIC, GuardedRoute, Public, need_of, needs, router
 from detent.app.platform import Platform
 from detent.app.status import version
@@ -21,6 +34,7 @@ ROUTERS: Final = (
     routes.routes,
     rules.routes,
     planning.routes,
+    prices.routes,
     traces.routes,
     traces.otlp,
     batches.routes,

@@ -8,15 +8,14 @@ from fastapi import Path, Query, Response
 
 from detent.api.border import Caller, IfMatch, Name, OnlyNew, ThePlatform, expected_of, nouns, tag, tag_next
 from detent.api.schemas.common import Page, ReasonText, Removed
-from detent.api.schemas.models import ModelOut, PriceEntryOut, PriceIn, PriceOut
+from detent.api.schemas.models import ModelOut, PriceOut
 from detent.api.schemas.providers import NewProviderIn, ProviderIn, ProviderOut
 from detent.app.http import needs
 from detent.app.platform import Platform
-from detent.gateway.model import EMBEDDED, Provider, Target
-from detent.gateway.prices import price_of, read_price, shipped_prices
+from detent.gateway.model import EMBEDDED, Provider
+from detent.gateway.prices import own_price, own_prices, price_of, shipped_prices
 from detent.kernel.identity import Permission, Principal
 from detent.kernel.money import Price
-from detent.kernel.refs import check_name
 from detent.kernel.secret import Secret
 
 routes = nouns("providers")
@@ -96,14 +95,14 @@ def _save(
     )
 
 
-# Models and prices
+# Models
 
 
 @routes.get("/models", tags=["models"])
 @needs(Permission.PROVIDERS_READ)
 def list_models(caller: Caller, platform: ThePlatform) -> Page[ModelOut]:
     """The models behind the routes and those with a price of your own."""
-    own = {(entry.provider, entry.model): entry.price for entry in platform.gateway.prices(caller)}
+    own, now = own_prices(platform.gateway.prices(caller)), platform.clock.now()
     behind: dict[tuple[str, str], list[str]] = {target: [] for target in own}
     for route in platform.gateway.routes(caller):
         for target in route.targets:
@@ -111,32 +110,17 @@ def list_models(caller: Caller, platform: ThePlatform) -> Page[ModelOut]:
     table = shipped_prices()
     items = []
     for (provider, model), names in sorted(behind.items()):
-        price = price_of(table, own, provider, model)
+        price = price_of(table, own, provider, model, now)
         items.append(
             ModelOut(
                 provider=provider,
                 model=model,
                 routes=names,
                 price=PriceOut.of(price) if price else None,
-                price_source=_source(provider, price, own=(provider, model) in own),
+                price_source=_source(provider, price, own=own_price(own, provider, model, now) is not None),
             )
         )
     return Page(items=items)
-
-
-@routes.get("/prices", tags=["models"])
-@needs(Permission.PROVIDERS_READ)
-def list_prices(caller: Caller, platform: ThePlatform) -> Page[PriceEntryOut]:
-    """The project's own prices."""
-    return Page(items=[PriceEntryOut.of(entry) for entry in platform.gateway.prices(caller)])
-
-
-@routes.put("/prices/{provider}/{model:path}", tags=["models"])
-@needs(Permission.ROUTES_WRITE)
-def set_price(provider: Name, model: ModelPath, body: PriceIn, caller: Caller, platform: ThePlatform) -> PriceEntryOut:
-    """Set the project's own price for a provider's model, from now on."""
-    target = Target(check_name(provider, field="provider"), model)
-    return PriceEntryOut.of(platform.gateway.set_price(caller, target, read_price(body.model_dump())))
 
 
 def _source(provider: str, price: Price | None, *, own: bool) -> Literal["own", "shipped", "built in", "unpriced"]:

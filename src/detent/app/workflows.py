@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from detent.app.recalculation import RECALCULATE, recalculation
 from detent.kernel.clock import DAY, Clock, day_of
 from detent.kernel.ports import Blobs, JobContext, Lake, Ledger, Workflow
 from detent.kernel.settings import Settings
@@ -78,7 +79,13 @@ def workflows(settings: Settings, *, ledger: Ledger, lake: Lake, blobs: Blobs, c
         sealed = seal(context, arguments)["sealed"]
         return {"checkpoint": checkpoint, "partitions_dropped": dropped, "sealed": sealed}
 
-    return {"ledger.verify": verify, "lake.seal": seal, "blobs.fsck": fsck, MAINTENANCE: maintain}
+    return {
+        "ledger.verify": verify,
+        "lake.seal": seal,
+        "blobs.fsck": fsck,
+        MAINTENANCE: maintain,
+        RECALCULATE: recalculation(ledger, lake),
+    }
 
 
 def _seal_day(lake: Lake, project: str, day: str) -> dict[str, Any]:

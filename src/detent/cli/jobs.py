@@ -67,7 +67,7 @@ def show(shell: Shell, job_id: str, wait: bool) -> None:
         caller.require(Permission.JOBS_READ)
         job = _own(platform, caller, job_id)
         if wait:
-            job = _waited(platform, job)
+            job = waited(platform, job)
     shell.show(job_json(job), lambda: _details(job))
 
 
@@ -117,7 +117,8 @@ def _own(platform: Platform, caller: Principal, job_id: str) -> Job:
     return job
 
 
-def _waited(platform: Platform, job: Job) -> Job:
+def waited(platform: Platform, job: Job) -> Job:
+    """A job when it has ended, with a progress bar until then."""
     import time
 
     with Progress("percent", total=100) as progress:

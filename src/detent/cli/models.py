@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
+from detent.cli.prices import set_price
 from detent.cli.shell import Noun, Shell, pass_shell
-from detent.cli.shown import page_json, price_entry_json, price_json
+from detent.cli.shown import page_json, price_json
 from detent.cli.text import number, table
-from detent.gateway.model import EMBEDDED, Target
-from detent.gateway.prices import price_of, read_price, shipped_prices
-from detent.gateway.service import parse_target
+from detent.gateway.model import EMBEDDED
+from detent.gateway.prices import own_price, own_prices, price_of, shipped_prices
 from detent.kernel.money import Price
 
 
@@ -26,7 +26,8 @@ def list_models(shell: Shell) -> None:
     """Show the models behind the routes, with USD per million tokens."""
     with shell.platform() as (platform, caller):
         routes = platform.gateway.routes(caller)
-        own = {(entry.provider, entry.model): entry.price for entry in platform.gateway.prices(caller)}
+        own = own_prices(platform.gateway.prices(caller))
+        now = platform.clock.now()
     shipped = shipped_prices()
     behind: dict[tuple[str, str], list[str]] = {}
     for route in routes:
@@ -37,8 +38,8 @@ def list_models(shell: Shell) -> None:
     items: list[dict[str, Any]] = []
     rows = []
     for provider, model in sorted(behind):
-        price = price_of(shipped, own, provider, model)
-        source = _source(provider, own=(provider, model) in own, price=price)
+        price = price_of(shipped, own, provider, model, now)
+        source = _source(provider, own=own_price(own, provider, model, now) is not None, price=price)
         names = behind[provider, model]
         items.append(
             {
@@ -53,24 +54,7 @@ def list_models(shell: Shell) -> None:
     shell.show(page_json(items), lambda: table(("MODEL", number("INPUT"), number("OUTPUT"), "PRICE", "ROUTES"), rows))
 
 
-@models.command("price")
-@click.argument("model", metavar="PROVIDER/MODEL")
-@click.option("--input", "input_usd", required=True, metavar="USD", help="USD per million input tokens.")
-@click.option("--output", "output_usd", required=True, metavar="USD", help="USD per million output tokens.")
-@click.option("--cached-input", metavar="USD", help="USD per million input tokens read from the provider's cache.")
-@click.option("--cache-write", metavar="USD", help="USD per million input tokens written to the provider's cache.")
-@pass_shell
-def price_model(
-    shell: Shell, model: str, input_usd: str, output_usd: str, cached_input: str | None, cache_write: str | None
-) -> None:
-    """Set your own price for a model, from now on."""
-    target = parse_target(model)
-    figures = {"input": input_usd, "output": output_usd, "cached_input": cached_input, "cache_write": cache_write}
-    price = read_price(figures)
-    with shell.platform() as (platform, caller):
-        saved = platform.gateway.set_price(caller, Target(target.provider, target.model), price)
-    shell.show(price_entry_json(saved), lambda: f"{saved.provider}/{saved.model}")
-    shell.say(f"Calls to {saved.provider}/{saved.model} are costed with it from now on.")
+models.add_command(set_price, "price")
 
 
 def _figures(price: Price | None) -> tuple[str, str]:

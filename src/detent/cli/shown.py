@@ -12,7 +12,7 @@ import msgspec
 from detent.gateway.model import Budget, Key, Limit, PriceEntry, Provider, Route, Target, Weight
 from detent.kernel.clock import iso
 from detent.kernel.facts import Fact
-from detent.kernel.money import NANO, Price, write_usd
+from detent.kernel.money import NANO, DatedPrice, Price, write_usd
 from detent.kernel.ports import Account, Checkpoint, Job, Verification
 from detent.kernel.telemetry import Score, Span, TraceRow
 
@@ -126,8 +126,8 @@ def weight_json(weight: Weight) -> dict[str, Any]:
     return {"project": weight.project, "weight": weight.weight, "changed": time_of(weight.changed)}
 
 
-def price_json(price: Price) -> dict[str, float | None]:
-    """USD per million tokens."""
+def price_json(price: Price) -> dict[str, Any]:
+    """USD per million tokens; an image and a request in USD apiece."""
 
     def million(pico: int | None) -> float | None:
         return None if pico is None else pico / _PER_MILLION
@@ -137,15 +137,37 @@ def price_json(price: Price) -> dict[str, float | None]:
         "output": million(price.output),
         "cached_input": million(price.cached_input),
         "cache_write": million(price.cache_write),
+        "reasoning": million(price.reasoning),
+        "audio_input": million(price.audio_input),
+        "audio_output": million(price.audio_output),
+        "image_input": million(price.image_input),
+        "image_output": usd(price.image_output),
+        "request": usd(price.request),
+        "long": {
+            "above": price.long.above,
+            "input": million(price.long.input),
+            "output": million(price.long.output),
+            "cached_input": million(price.long.cached_input),
+            "cache_write": million(price.long.cache_write),
+        }
+        if price.long is not None
+        else None,
     }
 
 
-def price_entry_json(entry: PriceEntry) -> dict[str, Any]:
-    """A project's own price."""
+def dated_price_json(dated: DatedPrice) -> dict[str, Any]:
+    """A price and since when it holds."""
+    return {"effective": iso(dated.effective), "price": price_json(dated.price) if dated.price else None}
+
+
+def price_entry_json(entry: PriceEntry, *, now: int) -> dict[str, Any]:
+    """A project's own prices: what holds now, and all of them by date."""
+    held = entry.at(now)
     return {
         "provider": entry.provider,
         "model": entry.model,
-        "price": price_json(entry.price),
+        "price": price_json(held) if held else None,
+        "history": [dated_price_json(dated) for dated in entry.history],
         "changed": iso(entry.changed),
     }
 

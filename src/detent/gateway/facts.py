@@ -93,11 +93,42 @@ class RouteRemoved(FactBody, frozen=True, kw_only=True):
 
 @fact("price.set")
 class PriceSet(FactBody, frozen=True, kw_only=True):
-    """A project set its own price for a provider's model."""
+    """A project set its own price for a provider's model; without a price the shipped one holds again.
+
+    `effective` is the time from which it holds (ns since the epoch), 0 for that of the fact.
+    """
 
     provider: str
     model: str
-    price: Price
+    price: Price | None
+    effective: int = 0
+
+
+@fact("price.removed", sealed_at_once=True)
+class PriceRemoved(FactBody, frozen=True, kw_only=True):
+    """A project took the price that held from `effective` on out of its own for a model, or with 0 all of them."""
+
+    provider: str
+    model: str
+    effective: int = 0
+
+
+@fact("prices.recalculated")
+class PricesRecalculated(FactBody, frozen=True, kw_only=True):
+    """The cost of past calls was worked out anew, at the prices that held when they were made.
+
+    `since` and `until` bound the calls' start, `provider` and `model` are empty for all; `spans` were looked at and
+    `changed` got another cost; `before` and `after` are the totals of the priced ones in nano-dollars.
+    """
+
+    since: int
+    until: int
+    provider: str = ""
+    model: str = ""
+    spans: int
+    changed: int
+    before: int
+    after: int
 
 
 @fact("limit.set")
@@ -174,6 +205,8 @@ FACTS = (
     RouteSaved,
     RouteRemoved,
     PriceSet,
+    PriceRemoved,
+    PricesRecalculated,
     LimitSet,
     LimitRemoved,
     BudgetSet,

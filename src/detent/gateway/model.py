@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from detent.kernel.identity import Actor, Permission
-from detent.kernel.money import Price
+from detent.kernel.money import DatedPrice, Price, in_force
 
 Dialect = Literal["openai", "anthropic", "gemini", "bedrock"]
 """What a provider speaks."""
@@ -297,10 +297,20 @@ class Weight(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PriceEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A project's own price for a provider's model."""
+    """A project's own prices for a provider's model.
+
+    Attributes:
+        history: in the order of their dates, one for each date; without a price where the shipped one holds again.
+        changed: when the history was changed last.
+    """
 
     provider: str
     model: str
     project: str
-    price: Price
+    history: tuple[DatedPrice, ...]
     changed: int = 0
+
+    def at(self, now: int) -> Price | None:
+        """The own price that holds at a time, if one does."""
+        held = in_force(self.history, now)
+        return held.price if held is not None else None

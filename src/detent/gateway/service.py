@@ -25,6 +25,7 @@ from detent.gateway.facts import (
     KeyRevoked,
     LimitRemoved,
     LimitSet,
+    PriceRemoved,
     PriceSet,
     ProviderRemoved,
     ProviderSaved,
@@ -65,6 +66,7 @@ __all__ = ["Gateway", "Kind", "MintedKey", "parse_target", "saved"]
 
 _MAX_NAME = 100
 _MAX_WEIGHT = 1_000
+_MILLISECOND = 1_000_000
 T = TypeVar("T")
 Kind = Literal["provider", "route", "limit", "budget"]
 
@@ -524,12 +526,47 @@ class Gateway:
         found = self._ledger.rows(PRICES, project=caller.project).values()
         return tuple(sorted(found, key=lambda entry: (entry.provider, entry.model)))
 
-    def set_price(self, caller: Principal, target: Target, price: Price) -> PriceEntry:
-        """Set the project's own price for a provider's model, from now on."""
+    def set_price(
+        self, caller: Principal, target: Target, price: Price | None, *, effective: int = 0, reason: str = ""
+    ) -> PriceEntry:
+        """Set the project's own price for a provider's model, from now on or from `effective` (ns) on.
+
+        It holds until the next of the project's prices for the model; one of the very same date is replaced. A date
+        in the past changes no span: that is what a recalculation does. Without a price the shipped one holds again.
+
+        Raises:
+            InvalidInput: the model has no name, or the date is none.
+        """
         caller.require(Permission.ROUTES_WRITE)
-        stream = f"price/{caller.project}/{target}"
-        self._record(caller, Draft(stream, PriceSet(provider=target.provider, model=target.model, price=price)))
-        return self._found(self._ledger.get(PRICES, stream), "price", str(target))
+        if not target.model or len(target.model) > 200 or not target.model.isprintable():
+            raise InvalidInput("A price needs a model's name.", hint="Use PROVIDER/MODEL.", field="model")
+        if not 0 <= effective < 2**63:
+            raise InvalidInput("The date is out of range.", hint="Give one from 1970 to 2262.", field="effective")
+        stream = f"price/{caller.project}/{target.provider}/{target.model}"
+        body = PriceSet(provider=target.provider, model=target.model, price=price, effective=effective)
+        self._record(caller, Draft(stream, body), reason=reason)
+        return self._found(self._ledger.get(PRICES, stream), "price", f"{target.provider}/{target.model}")
+
+    def remove_price(self, caller: Principal, target: Target, *, effective: int = 0, reason: str = "") -> None:
+        """Take the price that holds from `effective` on out of the project's own, as if never set; 0 takes all.
+
+        Raises:
+            NotFound: there is none of that date, or none at all.
+        """
+        caller.require(Permission.ROUTES_WRITE)
+        stream, name = f"price/{caller.project}/{target.provider}/{target.model}", f"{target.provider}/{target.model}"
+        entry = self._found(self._ledger.get(PRICES, stream), "price", name)
+        # Dates are told to the millisecond, and kept to the nanosecond.
+        dates = [dated.effective for dated in entry.history]
+        begun = next((date for date in dates if date // _MILLISECOND == effective // _MILLISECOND), 0)
+        if effective and not begun:
+            raise NotFound(
+                f"No price of {name} begins at that time.",
+                hint=f"See its dates with `detent prices show {name}`.",
+                field="effective",
+            )
+        body = PriceRemoved(provider=target.provider, model=target.model, effective=begun)
+        self._record(caller, Draft(stream, body), reason=reason)
 
     def _routes(self, project: str) -> tuple[Route, ...]:
         return tuple(self._ledger.rows(ROUTES, project=project).values())

@@ -29,10 +29,10 @@ from detent.gateway.model import (
     Target,
     Weight,
 )
-from detent.gateway.prices import PriceTable, price_of
+from detent.gateway.prices import PriceTable, dated_prices
 from detent.kernel.errors import StorageFailed
 from detent.kernel.identity import DEFAULT_PROJECT, Permission
-from detent.kernel.money import Price
+from detent.kernel.money import DatedPrice, Price, in_force
 
 FORMAT: Final = 2
 _CURRENT = "current.json"
@@ -72,12 +72,28 @@ class ProviderEntry(msgspec.Struct, frozen=True):
 
 
 class TargetEntry(msgspec.Struct, frozen=True):
-    """A deployment behind a route: provider by its key in `Snapshot.providers`, upstream model, weight, price."""
+    """A deployment behind a route.
+
+    Attributes:
+        provider: by its key in `Snapshot.providers`.
+        model: its name there.
+        price: what held when the snapshot was compiled; None when unpriced.
+        later: what comes after it, in the order of the dates.
+    """
 
     provider: str
     model: str
     weight: int
     price: Price | None
+    later: tuple[DatedPrice, ...] = ()
+
+
+def price_at(target: TargetEntry, now: int) -> Price | None:
+    """The price that holds at a time (ns since the epoch), not before the snapshot was compiled. Pure."""
+    if not target.later:
+        return target.price
+    held = in_force(target.later, now)
+    return target.price if held is None else held.price
 
 
 class RouteEntry(msgspec.Struct, frozen=True):
@@ -143,9 +159,17 @@ def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapsh
         table: the shipped prices.
         now: ns since the epoch; keys that are expired by then are left out.
     """
-    own: dict[str, dict[tuple[str, str], Price]] = {}
+    own: dict[str, dict[tuple[str, str], tuple[DatedPrice, ...]]] = {}
     for entry in sources.prices:
-        own.setdefault(entry.project, {})[entry.provider, entry.model] = entry.price
+        own.setdefault(entry.project, {})[entry.provider, entry.model] = entry.history
+
+    def target_entry(project: str, target: Target) -> TargetEntry:
+        dated = dated_prices(table, own.get(project, {}), target.provider, target.model)
+        held = in_force(dated, now)
+        later = tuple(each for each in dated if each.effective > now)
+        path = f"{project}/{target.provider}"
+        return TargetEntry(path, target.model, target.weight, held.price if held is not None else None, later)
+
     providers = {
         f"{p.project}/{p.name}": ProviderEntry(
             p.name,
@@ -173,12 +197,7 @@ def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapsh
             route.project,
             route.changed,
             tuple(
-                TargetEntry(
-                    f"{route.project}/{target.provider}",
-                    target.model,
-                    target.weight,
-                    price_of(table, own.get(route.project, {}), target.provider, target.model),
-                )
+                target_entry(route.project, target)
                 for target in route.targets
                 if f"{route.project}/{target.provider}" in providers
             ),

@@ -11,6 +11,7 @@ from detent.gateway.facts import (
     KeyRevoked,
     LimitRemoved,
     LimitSet,
+    PriceRemoved,
     PriceSet,
     ProviderRemoved,
     ProviderSaved,
@@ -20,6 +21,7 @@ from detent.gateway.facts import (
 )
 from detent.gateway.model import Budget, Key, Limit, PriceEntry, Provider, Route, Weight
 from detent.kernel.facts import Fact, View
+from detent.kernel.money import DatedPrice
 
 
 def _fold_key(key: Key | None, fact: Fact) -> Key | None:
@@ -58,10 +60,18 @@ def _fold_route(_route: Route | None, fact: Fact) -> Route | None:
 
 def _fold_price(entry: PriceEntry | None, fact: Fact) -> PriceEntry | None:
     body = fact.body
-    if not isinstance(body, PriceSet):
+    if isinstance(body, PriceSet):
+        fresh = DatedPrice(body.effective or fact.time, body.price)
+        kept = [dated for dated in entry.history if dated.effective != fresh.effective] if entry is not None else []
+        history = tuple(sorted((*kept, fresh), key=lambda dated: dated.effective))
+    elif isinstance(body, PriceRemoved) and entry is not None:
+        history = tuple(dated for dated in entry.history if body.effective not in (0, dated.effective))
+    else:
         return entry
+    if not history:
+        return None
     return PriceEntry(
-        provider=body.provider, model=body.model, project=fact.project, price=body.price, changed=fact.time
+        provider=body.provider, model=body.model, project=fact.project, history=history, changed=fact.time
     )
 
 
@@ -89,7 +99,7 @@ def _fold_weight(weight: Weight | None, fact: Fact) -> Weight | None:
 KEYS = View("keys", Key, (KeyMinted, KeyRevoked), _fold_key)
 PROVIDERS = View("providers", Provider, (ProviderSaved, ProviderRemoved), _fold_provider)
 ROUTES = View("routes", Route, (RouteSaved, RouteRemoved), _fold_route)
-PRICES = View("prices", PriceEntry, (PriceSet,), _fold_price)
+PRICES = View("prices", PriceEntry, (PriceSet, PriceRemoved), _fold_price)
 
 LIMITS = View("limits", Limit, (LimitSet, LimitRemoved), _fold_limit)
 BUDGETS = View("budgets", Budget, (BudgetSet, BudgetRemoved), _fold_budget)

@@ -159,9 +159,9 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one call. Input includes cached and cache-writing tokens, output includes reasoning.
+    """Tokens of one call. Input includes cached, cache-writing, audio and image tokens, output reasoning and audio.
 
-    `estimated` is true when the provider gave no figure and Detent counted by itself.
+    `estimated` is true when the provider gave no figure and Detent counted by itself. `images` counts those made.
     """
 
     input_tokens: int = 0
@@ -170,6 +170,10 @@ class Usage(msgspec.Struct, frozen=True):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    images: int = 0
 
     @property
     def total_tokens(self) -> int:

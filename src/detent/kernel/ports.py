@@ -20,6 +20,7 @@ from detent.kernel.telemetry import (
     MetricQuery,
     MetricRow,
     Partition,
+    Repriced,
     Score,
     Span,
     SpanFilter,
@@ -236,6 +237,23 @@ class Lake(Protocol):
         """Turn a closed day into Parquet; it stays queryable."""
         ...
 
+    def reprice(
+        self,
+        project: str,
+        day: str,
+        cost_of: Callable[[Span], int | None],
+        *,
+        since: int = 0,
+        until: int = 0,
+        dry_run: bool = False,
+    ) -> Repriced:
+        """Give a day's model calls that started in `[since, until)` (ns; 0 for no bound) the cost that `cost_of` says.
+
+        Spans, traces and metrics agree at every moment, in a sealed day as well. Repeating it changes nothing more.
+        With `dry_run` nothing is changed. Raises NotFound when nothing is stored of the day.
+        """
+        ...
+
     def retain(self, project: str, *, before: str) -> int:
         """Drop all partitions of days before `before` (YYYY-MM-DD); how many."""
         ...
@@ -306,6 +324,11 @@ class JobContext(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def project(self) -> str:
+        """For whom it runs; empty when a schedule started it."""
+        ...
 
     def step(self, name: str, work: Callable[[], Any]) -> Any:
         """Run `work` once: after a crash a finished step gives its stored (JSON) result and does not run again."""

@@ -119,6 +119,21 @@ class Written(msgspec.Struct, frozen=True):
     duplicates: int
 
 
+class Repriced(msgspec.Struct, frozen=True):
+    """What giving a day's calls another cost did or would do.
+
+    Attributes:
+        calls: looked at.
+        changed: those whose cost is another now.
+        before, after: totals of their costs in nano-dollars, without the unpriced ones.
+    """
+
+    calls: int
+    changed: int
+    before: int
+    after: int
+
+
 class SpanFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which spans or traces. Empty fields do not filter; all others must hold.
 

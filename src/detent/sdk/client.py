@@ -236,9 +236,12 @@ class Models(_Nouns):
         output: str,
         cached_input: str | None = None,
         cache_write: str | None = None,
+        effective: str = "",
     ) -> PriceEntry:
-        """Set your own price, in USD per million tokens as text (`"0.15"`)."""
+        """Set your own price, in USD per million tokens as text (`"0.15"`), from now or from a date (RFC 3339) on."""
         body = {"input": input, "output": output, "cached_input": cached_input, "cache_write": cache_write}
+        if effective:
+            body["effective"] = effective
         return self._caller.send("PUT", f"/prices/{segment(provider)}/{segment(model)}", PriceEntry, body)
 
 

@@ -65,13 +65,37 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     built_in: bool
 
 
+class LongContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds in calls with more than `above` tokens of input, in USD per million tokens."""
+
+    above: int
+    input: float
+    output: float
+    cached_input: float | None = None
+    cache_write: float | None = None
+
+
 class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """USD per million tokens."""
+    """USD per million tokens; an image made and a request in USD apiece."""
 
     input: float
     output: float
     cached_input: float | None = None
     cache_write: float | None = None
+    reasoning: float | None = None
+    audio_input: float | None = None
+    audio_output: float | None = None
+    image_input: float | None = None
+    image_output: float = 0.0
+    request: float = 0.0
+    long: LongContext | None = None
+
+
+class DatedPrice(msgspec.Struct, frozen=True, kw_only=True):
+    """A price and since when it holds; without a price the shipped one holds again."""
+
+    effective: str
+    price: Price | None = None
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,11 +109,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PriceEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A project's own price for a provider's model."""
+    """A project's own prices for a provider's model: what holds now, and all of them by date."""
 
     provider: str
     model: str
-    price: Price
+    price: Price | None = None
+    history: tuple[DatedPrice, ...] = ()
     changed: str
 
 

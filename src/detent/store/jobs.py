@@ -225,8 +225,9 @@ class DbosJobs:
 class _Context:
     """What a workflow is given while it runs here."""
 
-    def __init__(self, job_id: str, client: DBOSClient) -> None:
-        self.id = job_id
+    def __init__(self, job: Job, client: DBOSClient) -> None:
+        self.id = job.id
+        self.project = job.project
         self._client = client
         self._told = (0.0, "")
 
@@ -259,8 +260,9 @@ def _runner(jobs: DbosJobs, workflow: Workflow) -> Callable[..., Any]:
 
         arguments = next((value for value in given if isinstance(value, dict)), {})
         job_id, client = str(DBOS.workflow_id), jobs.client()
-        client.update_workflow_attributes(job_id, {"attempts": jobs.get(job_id).attempts + 1}, merge=True)
-        return workflow(_Context(job_id, client), arguments)
+        job = jobs.get(job_id)
+        client.update_workflow_attributes(job_id, {"attempts": job.attempts + 1}, merge=True)
+        return workflow(_Context(job, client), arguments)
 
     return run
 

@@ -22,6 +22,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/api/v1/weights/{project}"): {"weight": 3},
     ("POST", "/api/v1/gateway/plan"): {"toml": "version = 1", "keep": True, "since": "24h"},
     ("POST", "/api/v1/gateway/apply"): {"toml": "version = 1", "keep": True},
+    ("POST", "/api/v1/prices/recalculate"): {"since": "7d", "dry_run": True},
     ("POST", "/api/v1/traces/{trace_id}/scores"): {"name": "helpful", "value": 0.5},
     ("POST", "/api/v1/jobs"): {"name": "blobs.fsck"},
     ("POST", "/api/v1/users"): {"name": "grace"},
@@ -35,6 +36,7 @@ BODIES: dict[tuple[str, str], Any] = {
 BODILESS = {
     ("DELETE", "/api/v1/keys/{id}"),
     ("DELETE", "/api/v1/providers/{name}"),
+    ("DELETE", "/api/v1/prices/{provider}/{model:path}"),
     ("DELETE", "/api/v1/routes/{name}"),
     ("DELETE", "/api/v1/limits/{name}"),
     ("DELETE", "/api/v1/budgets/{name}"),

@@ -38,12 +38,51 @@ def test_providers_routes_prices(world: Any) -> None:
     models = {(m["provider"], m["model"]): m for m in api.get("/api/v1/models", headers=headers).json()["items"]}
     assert models["mine", "org/large"] == {
         "provider": "mine", "model": "org/large", "routes": ["bot"], "price_source": "own",
-        "price": {"input": 0.5, "output": 1.25, "cached_input": 0.05, "cache_write": None},
+        "price": {
+            "input": 0.5, "output": 1.25, "cached_input": 0.05, "cache_write": None, "reasoning": None,
+            "audio_input": None, "audio_output": None, "image_input": None, "image_output": 0.0, "request": 0.0,
+            "long": None,
+        },
     }  # fmt: skip
     assert models["embedded", "detent-tiny"]["price_source"] == "built in"
     assert api.delete("/api/v1/providers/mine", headers=headers).status_code == 409
     assert api.delete("/api/v1/routes/bot", headers=headers).json() == {"removed": "bot"}
     assert api.delete("/api/v1/providers/mine", headers=headers).json() == {"removed": "mine"}
+
+
+def test_prices_by_date(world: Any) -> None:
+    api, headers = world.client, world.key(project="dated")
+    path = "/api/v1/prices/mine/org/large"
+    coming = {"input": "2", "output": "3", "request": "0.01", "effective": "2999-01-01T00:00:00Z"}
+    coming["long"] = {"above": 1000, "input": "4", "output": "6"}
+    assert api.put(path, json={"input": "1", "output": "2"}, headers=headers).status_code == 200
+    saved = api.put(path, json=coming, headers=headers)
+    assert saved.status_code == 400
+    coming["effective"] = "2199-01-01T00:00:00Z"
+    saved = api.put(path, json=coming, headers=headers).json()
+    assert saved["price"]["input"] == 1.0
+    assert [entry["price"]["input"] for entry in saved["history"]] == [1.0, 2.0]
+    assert saved["history"][1]["effective"] == "2199-01-01T00:00:00.000Z"
+    assert saved["history"][1]["price"]["long"]["output"] == 6.0
+    assert api.get("/api/v1/prices", headers=headers).json()["items"] == [saved]
+    gone = api.delete(f"{path}?effective={saved['history'][0]['effective']}", headers=headers)
+    assert gone.json() == {"removed": "mine/org/large"}
+    assert api.get("/api/v1/prices", headers=headers).json()["items"][0]["price"] is None
+    assert api.delete(f"{path}?effective=2026-01-01", headers=headers).status_code == 404
+    assert api.delete(path, headers=headers).status_code == 200
+    assert api.get("/api/v1/prices", headers=headers).json()["items"] == []
+    assert api.put(path, json={**coming, "effective": "soon"}, headers=headers).status_code == 400
+
+
+def test_a_recalculation_is_a_job_of_the_project(world: Any) -> None:
+    api, headers = world.client, world.key(project="dated")
+    body = {"since": "2026-01-01", "until": "2026-01-02", "model": "large", "dry_run": True}
+    job = api.post("/api/v1/prices/recalculate", json=body, headers=headers)
+    assert job.status_code == 201
+    assert job.json()["name"] == "prices.recalculate"
+    assert api.get(f"/api/v1/jobs/{job.json()['id']}", headers=headers).json()["arguments"]["model"] == "large"
+    backwards = {"since": "2026-01-02", "until": "2026-01-01"}
+    assert api.post("/api/v1/prices/recalculate", json=backwards, headers=headers).status_code == 400
 
 
 def test_traces(world: Any) -> None:

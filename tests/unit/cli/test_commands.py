@@ -96,6 +96,54 @@ def test_providers_and_routes(detent: Detent, monkeypatch: pytest.MonkeyPatch) -
     assert "sk-acme-secret" not in said
 
 
+def test_prices(detent: Detent) -> None:
+    assert detent("prices", "set", "acme/large", "--input", "1", "--output", "2").code == 0
+    long = ("--long-above", "1000", "--long", "input=4", "--long", "output=8", "--long", "cached-input=0.5")
+    coming = ("--effective", "2199-01-01", "--input", "2", "--output", "4", "--request", "0.01", *long)
+    assert "from 2199-01-01T00:00:00.000Z on" in detent("prices", "set", "acme/large", *coming).err
+    (listed,) = items(detent("prices", "list", "--json"))
+    assert [entry["price"]["input"] for entry in listed["history"]] == [1.0, 2.0]
+    assert "2199-01-01" in detent("prices", "list").out
+    shown = items(detent("prices", "show", "acme/large", "--json"))
+    assert [(entry["price"]["input"], entry["price_source"]) for entry in shown] == [(1.0, "own"), (2.0, "own")]
+    assert "above 1000: 4 / 8" in detent("prices", "show", "acme/large").out
+    assert "2027-01-01" in detent("prices", "show", "google/gemini-3.8-flash").out
+    assert detent("prices", "set", "acme/large", "--shipped", "--effective", "2198-01-01").code == 0
+    assert "unpriced" in detent("prices", "show", "acme/large").out
+    assert "recalculate" in detent("prices", "set", "acme/large", *coming, "--effective", "2020-01-01").err
+    assert detent("prices", "remove", "acme/large", "--effective", "2199-01-01", "--reason", "a mistake").code == 0
+    assert detent("prices", "remove", "acme/large", "--effective", "2199-01-01").code == 3
+    assert detent("prices", "remove", "acme/large").code == 0
+    assert items(detent("prices", "list", "--json")) == []
+    for wrong in (
+        ("--input", "1"),
+        ("--input", "1", "--output", "1", "--shipped"),
+        ("--input", "1", "--output", "1", "--long", "input=2"),
+        (
+            "--input",
+            "1",
+            "--output",
+            "1",
+            "--long-above",
+            "9",
+            "--long",
+            "input=1",
+            "--long",
+            "output=2",
+            "--long",
+            "x=1",
+        ),
+    ):
+        assert detent("prices", "set", "acme/large", *wrong).code == 2
+
+
+def test_a_recalculation_is_queued(detent: Detent) -> None:
+    queued = detent("prices", "recalculate", "--from", "2026-01-01", "--model", "large", "--dry-run", "--json")
+    job = json.loads(queued.out)
+    assert (job["name"], job["arguments"]["dry_run"]) == ("prices.recalculate", True)
+    assert detent("prices", "recalculate", "--from", "2026-01-02", "--to", "2026-01-01").code == 2
+
+
 def test_traces(traced: Detent, tmp_path: Path) -> None:
     assert [t["trace_id"] for t in items(traced("traces", "list", "--json"))] == [TRACE]
     assert items(traced("traces", "list", "--json", "--route", "other")) == []

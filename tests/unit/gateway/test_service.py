@@ -10,7 +10,7 @@ import pytest
 from detent.gateway.facts import FACTS
 from detent.gateway.keys import hash_token, hint_of, new_token
 from detent.gateway.model import EMBEDDED, EMBEDDED_MODEL, Target
-from detent.gateway.prices import PriceTable, price_of, read_price, shipped_prices
+from detent.gateway.prices import PriceTable, own_prices, price_of, read_price, shipped_prices
 from detent.gateway.service import Gateway, parse_target
 from detent.gateway.snapshot import Sources, compile_snapshot
 from detent.gateway.views import VIEWS
@@ -20,7 +20,7 @@ from detent.kernel.errors import Conflict, Forbidden, InvalidInput, NotFound
 from detent.kernel.facts import FactCatalog
 from detent.kernel.identity import ROLES, Actor, Permission, Principal
 from detent.kernel.ids import CountedIds
-from detent.kernel.money import Price
+from detent.kernel.money import DatedPrice, Price
 from detent.kernel.secret import Secret
 from detent.store.ledger import open_ledger
 from detent.store.secrets import SqlSecrets
@@ -255,17 +255,19 @@ def test_targets_as_text() -> None:
 
 
 def test_prices(stage: Stage) -> None:
-    table = shipped_prices()
-    assert table.find("gpt-4o") == table.find("openai/gpt-4o") == table.find("gpt-4o-2024-08-06")
-    assert table.find("no-such-model") is None
+    table, now = shipped_prices(), stage.clock.now()
+    assert table.find("gpt-4o", now) == table.find("openai/gpt-4o", now) == table.find("gpt-4o-2024-08-06", now)
+    assert table.find("no-such-model", now) is None
     stage.gateway.save_provider(ADMIN, "p", url=URL)
     entry = stage.gateway.set_price(ADMIN, Target("p", "gpt-4o"), Price(1, 2))
     assert stage.gateway.prices(ADMIN) == (entry,)
-    own = {("p", "gpt-4o"): Price(1, 2)}
-    assert price_of(table, own, "p", "gpt-4o") == Price(1, 2)
-    assert price_of(table, own, "q", "gpt-4o") == table.find("gpt-4o")
-    assert price_of(table, {}, EMBEDDED, EMBEDDED_MODEL) == Price(0, 0)
-    assert price_of(table, {}, "q", "unknown") is None
+    assert entry.at(now) == Price(1, 2)
+    own = own_prices((entry,))
+    assert price_of(table, own, "p", "gpt-4o", now) == Price(1, 2)
+    assert price_of(table, own, "p", "gpt-4o", now - 1) == table.find("gpt-4o", now)
+    assert price_of(table, own, "q", "gpt-4o", now) == table.find("gpt-4o", now)
+    assert price_of(table, {}, EMBEDDED, EMBEDDED_MODEL, now) == Price(0, 0)
+    assert price_of(table, {}, "q", "unknown", now) is None
     assert read_price({"input": "0.15", "output": "0.6"}) == Price(150_000, 600_000)
 
 
@@ -287,7 +289,7 @@ def test_the_snapshot_has_what_the_views_have(stage: Stage) -> None:
         secrets={provider.secret_id: "v1.sealed"},
         engine_url="http://127.0.0.1:7402/v1",
     )
-    table = PriceTable("t", {"gpt-4o": Price(5, 6)})
+    table = PriceTable("t", {"gpt-4o": (DatedPrice(0, Price(5, 6)),)})
     found = compile_snapshot(sources, table=table, now=stage.clock.now())
     assert list(found.keys) == [key.hash]
     assert found.keys[key.hash].routes == ("bot",)

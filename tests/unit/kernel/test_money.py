@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detent.kernel.chat import Usage
 from detent.kernel.errors import InvalidInput
-from detent.kernel.money import NANO, Price, dollars, per_million
+from detent.kernel.money import NANO, DatedPrice, LongContext, Price, dollars, in_force, per_million
 
 TOKENS = st.integers(0, 10**7)
 PICO = st.integers(0, 10**9)
@@ -71,3 +71,53 @@ def test_amounts_for_people(nano: int, text: str) -> None:
 @given(st.integers(-(10**18), 10**18))
 def test_amounts_lose_nothing(nano: int) -> None:
     assert Decimal(dollars(nano).replace("$", "").replace(",", "")) * NANO == nano
+
+
+def test_parts_with_prices_of_their_own() -> None:
+    price = Price(
+        1000,
+        2000,
+        cached_input=100,
+        reasoning=5000,
+        audio_input=7000,
+        audio_output=9000,
+        image_input=3000,
+        image_output=40,
+        request=6,
+    )
+    usage = Usage(
+        100,
+        50,
+        cached_input_tokens=20,
+        reasoning_tokens=10,
+        audio_input_tokens=30,
+        audio_output_tokens=5,
+        image_input_tokens=10,
+        images=2,
+    )
+    text_in, text_out = 100 - 20 - 30 - 10, 50 - 10 - 5
+    in_nano = text_in * 1 + 20 // 10 + 30 * 7 + 10 * 3
+    assert price.cost(usage) == in_nano + text_out * 2 + 10 * 5 + 5 * 9 + 2 * 40 + 6
+
+
+def test_a_long_prompt_costs_more_for_all_of_its_tokens() -> None:
+    price = Price(1000, 2000, cached_input=100, long=LongContext(100, 4000, 8000))
+    assert price.cost(Usage(100, 10)) == 120
+    assert price.cost(Usage(101, 10, cached_input_tokens=1)) == 404 + 80
+
+
+@given(st.tuples(*[st.integers(0, 10**4)] * 8), st.tuples(*[st.none() | PICO] * 4))
+def test_parts_larger_than_the_whole_never_give_money_back(
+    tokens: tuple[int, ...], figures: tuple[int | None, ...]
+) -> None:
+    """Whatever a provider reports, a cost is not below 0."""
+    usage = Usage(*tokens[:5], False, *tokens[5:8])
+    price = Price(
+        100, 200, reasoning=figures[0], audio_input=figures[1], audio_output=figures[2], image_input=figures[3]
+    )
+    assert price.cost(usage) >= 0
+
+
+def test_a_price_holds_from_its_date_until_the_next() -> None:
+    dated = (DatedPrice(10, Price(1, 1)), DatedPrice(20, None))
+    assert [in_force(dated, now) for now in (9, 10, 19, 20)] == [None, dated[0], dated[0], dated[1]]

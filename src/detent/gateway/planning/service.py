@@ -29,7 +29,7 @@ from detent.kernel.clock import Clock
 from detent.kernel.errors import CallerError, Conflict, InvalidInput
 from detent.kernel.facts import Draft, FactBody
 from detent.kernel.identity import Permission, Principal
-from detent.kernel.money import Price
+from detent.kernel.money import DatedPrice, Price
 from detent.kernel.ports import Lake, Ledger, Secrets
 from detent.kernel.secret import Secret
 from detent.kernel.telemetry import SpanFilter
@@ -178,7 +178,8 @@ class Planning:
 
     def _prices(self, project: str) -> dict[str, Price]:
         rows = self._ledger.rows(PRICES, project=project).values()
-        return {f"{entry.provider}/{entry.model}": entry.price for entry in rows}
+        now = self._clock.now()
+        return {f"{entry.provider}/{entry.model}": price for entry in rows if (price := entry.at(now)) is not None}
 
     def _step(self, project: str, wanted: Configuration, *, keep: bool, credentials: Mapping[str, Secret]) -> _Step:
         before = self._current(project)
@@ -306,7 +307,7 @@ class Planning:
             calls,
             step.before,
             step.after,
-            prices=(_pricing(step.before), _pricing(step.after)),
+            prices=(_pricing(step.before, now), _pricing(step.after, now)),
             keys=keys,
             since=since,
             until=now,
@@ -335,17 +336,17 @@ def variable_for(provider: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in provider.upper()) + "_API_KEY"
 
 
-def _pricing(configuration: Configuration) -> PriceOf:
+def _pricing(configuration: Configuration, now: int) -> PriceOf:
     table = shipped_prices()
     own = {}
     for name, price in configuration.prices.items():
         provider, _slash, model = name.partition("/")
-        own[provider, model] = price
+        own[provider, model] = (DatedPrice(0, price),)
     known: dict[tuple[str, str], Price | None] = {}
 
     def price_for(provider: str, model: str) -> Price | None:
         if (provider, model) not in known:
-            known[provider, model] = price_of(table, own, provider, model)
+            known[provider, model] = price_of(table, own, provider, model, now)
         return known[provider, model]
 
     return price_for

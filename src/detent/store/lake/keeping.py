@@ -56,15 +56,31 @@ def seal(files: Files, contents: SealedContent, project: str, day: str, *, today
             (last,) = database.connection.execute("SELECT coalesce(max(id), 0) FROM span").fetchone()
             done, old = database.connection.execute("SELECT sealed_spans, sealed_folder FROM meta").fetchone()
             if last > done:
-                generation = int(old.rpartition(".")[2]) + 1 if old else 1
-                folder = path.with_suffix(f".{generation}")
+                folder = next_folder(path, old)
                 _write_parts(Day(database, project, contents), folder, last)
         if last > done:
             _point_to(Database(path, writes=True), folder.name, last)
-            for stale in path.parent.glob(f"{path.stem}.*"):
-                if stale.is_dir() and stale != folder:
-                    shutil.rmtree(stale, ignore_errors=True)
+            remove_stale(path, folder)
         return partition(files, project, day, path)
+
+
+def next_folder(path: Path, old: str) -> Path:
+    """Where a day's parts go when they are written anew."""
+    generation = int(old.rpartition(".")[2]) + 1 if old else 1
+    return path.with_suffix(f".{generation}")
+
+
+def settle_folder(folder: Path) -> None:
+    """Wait until a folder and its name are on the disk."""
+    put_on_disk(folder)
+    put_on_disk(folder.parent)
+
+
+def remove_stale(path: Path, folder: Path) -> None:
+    """Remove what there is of a day's parts besides the folder that holds now."""
+    for stale in path.parent.glob(f"{path.stem}.*"):
+        if stale.is_dir() and stale != folder:
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _write_parts(day: Day, folder: Path, last: int) -> None:
@@ -73,8 +89,7 @@ def _write_parts(day: Day, folder: Path, last: int) -> None:
     for number, begin in enumerate(range(1, last + 1, sealed.PART_SPANS)):
         end = min(begin + sealed.PART_SPANS - 1, last)
         sealed.write_part(sealed.part_path(folder, number), day.all_spans(begin, end))
-    put_on_disk(folder)
-    put_on_disk(folder.parent)
+    settle_folder(folder)
 
 
 def _point_to(database: Database, folder: str, last: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -245,7 +246,42 @@ class Day:
             contents = self._blocks[first] = content.unpack(data)
         return contents[int(number - first)]
 
-    # Sealing
+    # Keeping
+
+    @property
+    def path(self) -> Path:
+        """The day's file."""
+        return self._database.path
+
+    @property
+    def sealed_spans(self) -> int:
+        """Row id of the last span whose content is in Parquet; 0 when the day is not sealed."""
+        return int(self._sealed_spans)
+
+    @property
+    def sealed_folder(self) -> Path:
+        """Where the parts are."""
+        return Path(self._sealed_folder)
+
+    def calls(self, since: int, until: int) -> Iterator[tuple[int, Span]]:
+        """The model calls that started in `[since, until)` with their row ids and content, by row id."""
+        first = 0
+        while True:
+            found = self._run(
+                """
+                SELECT s.*, t.trace_id FROM span s JOIN trace t ON t.id = s.trace
+                WHERE s.id > ? AND s.start >= ? AND s.start < ?
+                    AND s.operation IN (SELECT id FROM name WHERE text IN (SELECT value FROM json_each(?)))
+                ORDER BY s.id LIMIT 1000
+                """,
+                (first, since, until or _MAX, rows.CALLS_JSON),
+            ).fetchall()
+            for row in found:
+                span = rows.span_of(self._database, self._project, row[-1].hex(), row[:-1])
+                yield row[0], self._filled(row[0], span)
+            if len(found) < 1000:
+                return
+            first = found[-1][0]
 
     def all_spans(self, begin: int, end: int) -> list[Span]:
         """Spans by row id, from `begin` up to and with `end`, with their content."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
+import orjson
+
 from detent.kernel.errors import InvalidInput
 from detent.kernel.telemetry import Span, Status
 from detent.store.lake.files import Database
@@ -11,12 +13,15 @@ from detent.store.lake.files import Database
 CALLS: Final = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
 """Operations that are calls of a model. Roll-ups count these spans and no others."""
 
+CALLS_JSON: Final = orjson.dumps(sorted(CALLS)).decode()
+"""The same for `json_each`."""
+
 _STATUSES: Final[tuple[Status, ...]] = ("ok", "error", "cancelled")
 _STATUS_BITS: Final = {"ok": 0, "error": 1, "cancelled": 2}
 _STREAM: Final = 4
 _ESTIMATED: Final = 8
 _MAX: Final = 2**63 - 1
-_MAX_NUMBER: Final = 2**47
+MAX_NUMBER: Final = 2**47
 
 INSERT_SPAN: Final = (
     "INSERT INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -46,7 +51,7 @@ def check(span: Span) -> tuple[bytes, bytes, bytes | None]:
         span.cost or 0,
         span.ttft or 0,
     ):
-        if not 0 <= value <= _MAX_NUMBER:
+        if not 0 <= value <= MAX_NUMBER:
             raise InvalidInput("A span's counts, cost and times are whole numbers from 0 to 2^47.")
     return trace_id, span_id, parent_id
 

@@ -23,13 +23,14 @@ from detent.kernel.telemetry import (
     MetricQuery,
     MetricRow,
     Partition,
+    Repriced,
     Score,
     Span,
     SpanFilter,
     TracePage,
     Written,
 )
-from detent.store.lake import keeping
+from detent.store.lake import keeping, repricing
 from detent.store.lake.committer import MAX_WAITING, Committer
 from detent.store.lake.files import Database, Files, Vanished
 from detent.store.lake.listing import Listing, overlaps, position_of, start_of
@@ -175,6 +176,34 @@ class SqliteLake:
             return keeping.seal(self._files, self._sealed, project, _day(day), today=today)
         except (Vanished, FileNotFoundError):
             raise NotFound(f"The day {day} was dropped meanwhile.", field="day") from None
+        except (sqlite3.Error, OSError) as error:
+            raise _failed(error) from error
+
+    def reprice(
+        self,
+        project: str,
+        day: str,
+        cost_of: Callable[[Span], int | None],
+        *,
+        since: int = 0,
+        until: int = 0,
+        dry_run: bool = False,
+    ) -> Repriced:
+        """Give a day's model calls that started in `[since, until)` the cost that `cost_of` says; 0 is no bound.
+
+        Raises:
+            NotFound: there is no such day.
+            InvalidInput: a cost is none that can be stored.
+        """
+        path = self._files.days(project).get(_day(day))
+        try:
+            if path is None:
+                raise Vanished(day)
+            return repricing.reprice(
+                self._files, self._sealed, project, path, cost_of, since=since, until=until, dry_run=dry_run
+            )
+        except (Vanished, FileNotFoundError):
+            raise NotFound(f"There is nothing stored of {day}.", field="day") from None
         except (sqlite3.Error, OSError) as error:
             raise _failed(error) from error
 

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from detent.gateway.model import EMBEDDED, EMBEDDED_MODEL, Target
-from detent.gateway.prices import PriceTable, price_of, read_price, shipped_prices
+from detent.gateway.prices import Own, PriceTable, own_price, own_prices, price_of, read_price, shipped_prices
 from detent.gateway.service import parse_target
 from detent.kernel.errors import InvalidInput
 from detent.kernel.identity import Permission
@@ -66,27 +66,31 @@ def view(visit: Visit) -> ModelsView:
     """All routes with the price of each of their targets."""
     caller, gateway = visit.caller, visit.platform.gateway
     entries = gateway.prices(caller)
-    own = {(entry.provider, entry.model): entry.price for entry in entries}
+    own, now = own_prices(entries), visit.platform.clock.now()
     return ModelsView(
         routes=tuple(
             RouteLine(
                 name=route.name,
-                targets=tuple(_target(target, own) for target in route.targets),
+                targets=tuple(_target(target, own, now) for target in route.targets),
                 changed=route.changed,
                 builtin=not route.changed,
             )
             for route in gateway.routes(caller)
         ),
-        prices=tuple(PriceLine(provider=e.provider, model=e.model, price=e.price, changed=e.changed) for e in entries),
+        prices=tuple(
+            PriceLine(provider=entry.provider, model=entry.model, price=price, changed=entry.changed)
+            for entry in entries
+            if (price := entry.at(now)) is not None
+        ),
         price_table=_shipped().version,
         providers=(EMBEDDED, *(provider.name for provider in gateway.providers(caller))),
         gateway_url=visit.platform.status().gateway_url,
     )
 
 
-def _target(target: Target, own: dict[tuple[str, str], Price]) -> TargetLine:
-    price = price_of(_shipped(), own, target.provider, target.model)
-    if (target.provider, target.model) in own:
+def _target(target: Target, own: Own, now: int) -> TargetLine:
+    price = price_of(_shipped(), own, target.provider, target.model, now)
+    if own_price(own, target.provider, target.model, now) is not None:
         source: Literal["own", "shipped", "embedded", "none"] = "own"
     elif target.provider == EMBEDDED and target.model == EMBEDDED_MODEL:
         source = "embedded"
