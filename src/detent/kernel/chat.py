@@ -147,13 +147,16 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     strict: bool | None = None
 
 
+Effort = Literal["", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
 class Reasoning(msgspec.Struct, frozen=True):
     """How much the model should think: by effort or by a budget in tokens; where only one is known, it is derived.
 
     `summary` asks for a readable summary of it (`auto`, `concise`, `detailed`), empty for the dialect's own default.
     """
 
-    effort: Literal["", "none", "minimal", "low", "medium", "high", "xhigh"] = ""
+    effort: Effort = ""
     budget_tokens: int | None = None
     summary: str = ""
 
@@ -185,7 +188,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """A chat completion as asked for. `model` is the route the client named.
 
     System prompts are messages with the role `system` or `developer`, in their place. `extra` holds what the client's
-    dialect has and this type does not, by the dialect's own names.
+    dialect has and this type does not, by the dialect's own names; `dialect` says whose names those are, there and in
+    every message, part and tool, so that a writer of another dialect leaves them out.
     """
 
     model: str
@@ -209,6 +213,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     metadata: dict[str, str] = {}
     service_tier: str = ""
     extra: dict[str, Any] = {}
+    dialect: str = ""
 
 
 class ChatAnswer(msgspec.Struct, frozen=True):
