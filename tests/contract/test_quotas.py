@@ -174,10 +174,22 @@ def test_what_is_taken_back_leaves_the_sub_window_it_was_charged_in(quotas: Quot
     first = one(quotas, Move(MINUTE, ask=1, charge=True))
     clock.advance(5 * SECOND)
     assert charge(quotas, 3)
-    assert one(quotas, Move(MINUTE, spent=-1, spent_at=first.at)).used == 3
-    assert one(quotas, Move(MINUTE, spent=-1, spent_at=first.at)).used == 3  # nothing is left there to take back
+    assert one(quotas, Move(MINUTE, back=1, back_at=first.at)).used == 3
+    assert one(quotas, Move(MINUTE, back=1, back_at=first.at)).used == 3  # nothing is left there to take back
     clock.advance(300 * SECOND)
-    assert one(quotas, Move(MINUTE, spent=-1, spent_at=first.at)).used == 0
+    assert one(quotas, Move(MINUTE, back=1, back_at=first.at)).used == 0
+
+
+def test_what_is_taken_back_from_nowhere_is_the_oldest(quotas: Quotas, clock: FixedClock) -> None:
+    assert charge(quotas, 2)
+    clock.advance(5 * SECOND)
+    assert charge(quotas, 3)
+    assert one(quotas, Move(MINUTE, back=3)).used == 2
+    clock.advance(57 * SECOND)
+    assert one(quotas, Move(MINUTE)).used == 2
+    clock.advance(5 * SECOND)
+    assert one(quotas, Move(MINUTE, spent=1, back=9)).used == 0
+    assert one(quotas, Move(MONEY, spent=5, back=2)).used == 3
 
 
 def test_slices_are_a_sixteenth_of_what_is_free(quotas: Quotas) -> None:

@@ -74,7 +74,8 @@ class Move(msgspec.Struct, frozen=True, gc=False):
     """What one party does to one counter in an exchange. All but `ask` and `spare` happens in any case.
 
     Attributes:
-        spent: used since the last exchange; negative to take back what was used in the sub-window `spent_at`.
+        spent: used since the last exchange.
+        back: used before, and taken back: in the sub-window `back_at`, or with -1 in the oldest that have any.
         had: what it held until now, in the lease `lease`; given up by this exchange.
         keep: what it goes on holding of that.
         ask: what it wants beyond that, all or nothing, and together with the asks of the other moves.
@@ -84,7 +85,8 @@ class Move(msgspec.Struct, frozen=True, gc=False):
 
     counter: Counter
     spent: int = 0
-    spent_at: int = -1
+    back: int = 0
+    back_at: int = -1
     had: int = 0
     lease: int = 0
     keep: int = 0
@@ -223,18 +225,12 @@ def _report(cells: Cells, at: int, move: Move, now: int) -> int:
     cells[at + _DIRTY] = 1
     cells[at + _WIDTH] = width
     cells[at + _UNTIL] = counter.until
-    spent = move.spent
-    if spent:
+    if move.spent:
         if width:
-            current = cells[at + _USED_AT]
-            place = at + _BUCKET + current % _RING
-            if spent < 0 <= move.spent_at:
-                place = at + _BUCKET + move.spent_at % _RING
-                if not current - _RING < move.spent_at <= current:
-                    spent = 0
-            spent = max(spent, -cells[place])
-            cells[place] += spent
-        cells[at + _USED] = max(cells[at + _USED] + spent, 0)
+            cells[at + _BUCKET + cells[at + _USED_AT] % _RING] += move.spent
+        cells[at + _USED] += move.spent
+    if move.back:
+        _take_back(cells, at, width, move.back, move.back_at)
     if move.had and 0 < move.lease - cells[at + _HELD_AT] <= _LEASES:
         place = at + _HOLD + move.lease % _HOLDS
         given = min(move.had, cells[place])
@@ -242,6 +238,21 @@ def _report(cells: Cells, at: int, move: Move, now: int) -> int:
         cells[at + _HELD] -= given
     free: int = counter.limit - cells[at + _USED] - cells[at + _HELD] - move.keep
     return free
+
+
+def _take_back(cells: Cells, at: int, width: int, amount: int, back_at: int) -> None:
+    """Unless it is said where it was charged, the oldest goes first: what is newer then comes back late, never early."""
+    if not width:
+        cells[at + _USED] = max(cells[at + _USED] - amount, 0)
+        return
+    last = cells[at + _USED_AT]
+    for index in range(last - _RING + 1, last + 1) if back_at < 0 else (back_at,):
+        place = at + _BUCKET + index % _RING
+        taken = min(amount, cells[place]) if last - _RING < index <= last else 0
+        if taken:
+            cells[place] -= taken
+            cells[at + _USED] -= taken
+            amount -= taken
 
 
 def _hold(cells: Cells, at: int, move: Move, now: int, free: int, *, granted: bool) -> Share:

@@ -366,6 +366,23 @@ def test_an_idle_slice_is_given_back(clock: FixedClock) -> None:
     run(work)
 
 
+def test_what_is_being_given_back_is_nobody_s_until_it_is_asked_for(clock: FixedClock) -> None:
+    async def work() -> None:
+        far = Far(clock)
+        meter = meter_of(far, clock, TPM)
+        grant = await meter.reserve(asked(tokens=900))
+        far.hold.clear()
+        grant.settle(0, 0)
+        await asyncio.sleep(0.01)
+        assert meter.reserve_now(asked(1, tokens=500)) is None
+        far.hold.set()
+        await meter.reserve(asked(1, tokens=500))
+        await meter.stop()
+        assert levels(far) == {"tpm": (0, 500)}
+
+    run(work)
+
+
 def test_without_counters_calls_go_on_up_to_what_was_free(clock: FixedClock) -> None:
     async def work() -> None:
         counted: list[str] = []

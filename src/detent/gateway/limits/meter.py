@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, Literal
 
 from detent.gateway.errors import BudgetSpent, LimitExceeded, PriceUnknown, QuotasUnreachable
@@ -59,8 +59,8 @@ class Account:
         busy: reserved by open calls.
         held: what the counters know to be held by us: for open calls, and idle slices.
         lease: which that stands in.
-        unreported: used, and not told yet.
-        at: the sub-window that was last charged.
+        unreported, returned: used, and taken back, and not told yet.
+        at: the sub-window in which `returned` was charged; -1 when nobody knows.
         good: monotonic time until which `held` is relied on.
         free: what nobody used or held when we last asked.
     """
@@ -78,6 +78,7 @@ class Account:
         "kind",
         "lease",
         "renewed",
+        "returned",
         "rule",
         "slice",
         "subject",
@@ -91,7 +92,7 @@ class Account:
         self.counter = counter
         self.kind = _KINDS[measure(rule)]
         self.charges = self.kind == _REQUESTS  # a request counts from its start; all else once it is known
-        self.busy = self.held = self.lease = self.unreported = 0
+        self.busy = self.held = self.lease = self.unreported = self.returned = 0
         self.at = -1
         self.good = self.renewed = 0
         self.slice = 0
@@ -109,18 +110,27 @@ class Account:
         """Whether it is time for a new slice."""
         return self.counter.hard and self.idle * 2 <= self.slice
 
+    @property
+    def surplus(self) -> bool:
+        """Whether more is idle than a slice, because calls took less than they reserved."""
+        return self.idle > 2 * self.slice
+
     def move(self, now: int, *, ask: int = 0, spare: int = 0, drop: bool = False) -> Move:
-        """What we tell and ask; with `drop` the idle slice is given back."""
-        keep = self.busy if drop or now >= self.good else max(self.busy, self.held - max(self.unreported, 0))
-        return Move(self.counter, self.unreported, self.at, self.held, self.lease, keep, ask, self.charges, spare)
+        """What we tell and ask. Idle beyond a slice is given back, with `drop` all of it; it is not ours from now on."""
+        keep = self.busy if drop or now >= self.good else self.busy + max(min(self.idle, self.slice), 0)
+        move = Move(
+            self.counter, self.unreported, self.returned, -1, self.held, self.lease, keep, ask, self.charges, spare
+        )
+        self.held = keep + self.unreported
+        return move
 
     def learn(self, move: Move, share: Share, asked_at: int) -> None:
         """Take over what an exchange came to."""
         self.unreported -= move.spent
+        self.returned -= move.back
         self.held = share.held
         self.lease = share.lease
         self.free = share.free
-        self.at = share.at
         self.good = asked_at + _GOOD
         self.renewed = asked_at
         self.blind = 0
@@ -201,8 +211,9 @@ class Grant:
             if kind == _REQUESTS:
                 if charge:
                     continue
-                account.unreported -= amount
-                account.at = at if at >= 0 else account.at
+                if not self._meter.outlived(account, self.opened):
+                    account.returned += amount
+                    account.at = at
             else:
                 if not self._lapsed:
                     account.busy -= amount
@@ -230,7 +241,9 @@ class Meter:
         unreachable: what happens while they cannot be reached.
         sender: unique among those who share the counters; names our exchanges.
         longest: ns after which a call that was never settled lapses.
+        patience: seconds that a call waits for far counters before it goes on without them.
         count: told `degraded` for each call that was let through unasked, and `unreachable` for each failure.
+        executor: where far counters are asked, one exchange at a time; by default a thread of our own.
     """
 
     def __init__(
@@ -243,6 +256,7 @@ class Meter:
         longest: int = HOUR,
         patience: float = _PATIENCE_SECONDS,
         count: Callable[[str], None] = lambda _what: None,
+        executor: Executor | None = None,
     ) -> None:
         self._quotas = quotas
         self._clock = clock
@@ -260,7 +274,8 @@ class Meter:
         self._lock = asyncio.Lock()
         self._lost: _Flight | None = None
         self._tasks: set[asyncio.Task[Grant | None]] = set()
-        self._pool = ThreadPoolExecutor(1, "quotas") if quotas.remote else None
+        self._trim: set[Account] = set()
+        self._pool: Executor | None = (executor or ThreadPoolExecutor(1, "quotas")) if quotas.remote else None
 
     def configure(self, limits: Mapping[str, Iterable[Limit]], budgets: Mapping[str, Iterable[Budget]]) -> None:
         """Take the rules of a snapshot. What is used and reserved stays."""
@@ -307,7 +322,8 @@ class Meter:
             return self._without(asked.id, accounts, needs)
         now = self._clock.monotonic()
         moves = [
-            Move(a.counter, a.unreported, a.at, a.held, a.lease, a.busy, needs[a.kind], a.charges) for a in accounts
+            Move(a.counter, a.unreported, a.returned, a.at, a.held, a.lease, a.busy, needs[a.kind], a.charges)
+            for a in accounts
         ]
         try:
             shares = self._quotas.exchange(moves)
@@ -324,8 +340,17 @@ class Meter:
     def closed(self, id: str, changed: Sequence[Account]) -> None:
         """A grant was settled or released."""
         self._open.pop(id, None)
-        if changed and self._pool is None and self._clock.monotonic() >= self._down_until:
+        if self._clock.monotonic() < self._down_until:
+            return
+        if self._pool is not None:
+            self._trim.update(account for account in changed if account.surplus)
+            self._give_back()
+        elif changed:
             self._report(changed)
+
+    def outlived(self, account: Account, opened: int) -> bool:
+        """Whether what was charged then is out of the window, so that there is nothing to take back."""
+        return 0 < account.counter.window <= self._clock.monotonic() - opened
 
     def _match(self, asked: Asked) -> Match:
         key = (asked.project, asked.key, asked.user, asked.route, asked.model, asked.only_model)
@@ -375,7 +400,7 @@ class Meter:
     def _report(self, accounts: Sequence[Account]) -> None:
         """Tell near counters what changed; what cannot be told now is told later."""
         now = self._clock.monotonic()
-        moves = [Move(a.counter, a.unreported, a.at, a.held, a.lease, a.busy) for a in accounts]
+        moves = [Move(a.counter, a.unreported, a.returned, a.at, a.held, a.lease, a.busy) for a in accounts]
         try:
             shares = self._quotas.exchange(moves)
         except StorageFailed as error:
@@ -442,8 +467,18 @@ class Meter:
         task.add_done_callback(self._landed)
         return task
 
+    def _give_back(self) -> None:
+        """Fly once more if calls left much more than a slice; one flight at a time."""
+        if self._trim and not self._tasks:
+            project = next(iter(self._trim)).counter.project
+            accounts = [account for account in self._trim if account.counter.project == project]
+            self._trim.difference_update(accounts)
+            self._start(_Flight(accounts, purpose="trim"))
+
     def _landed(self, task: asyncio.Task[Grant | None]) -> None:
         self._tasks.discard(task)
+        if self._clock.monotonic() >= self._down_until:
+            self._give_back()
         if not task.cancelled():
             task.exception()  # whoever waits for it gets it; a flight that nobody waits for has been said already
 
@@ -467,8 +502,8 @@ class Meter:
                 a.move(
                     now,
                     ask=needs[a.kind],
-                    spare=a.counter.limit if a.low and not flight.giving_back else 0,
-                    drop=flight.giving_back and not a.touched,
+                    spare=a.counter.limit if a.low and flight.purpose == "slices" else 0,
+                    drop=flight.purpose == "renew" and not a.touched,
                 )
                 for a in flight.accounts
             ]
@@ -503,7 +538,7 @@ class Meter:
             if move.spare:
                 account.slice = max(share.held - move.keep - (0 if move.charge or not share.granted else move.ask), 0)
             if flight.abandoned and share.granted and move.charge:
-                account.unreported -= move.ask
+                account.returned += move.ask
         return shares
 
     def _exchange(self, flight: _Flight) -> tuple[Share, ...]:
@@ -574,7 +609,7 @@ class Meter:
         due: dict[str, list[Account]] = {}
         for account in self._accounts.values():
             old = now - account.renewed >= _RENEW
-            if account.unreported or account.idle or (old and account.held):
+            if account.unreported or account.returned or account.idle > 0 or (old and (account.held or account.busy)):
                 due.setdefault(account.counter.project, []).append(account)
         for accounts in due.values():
             for begin in range(0, len(accounts), _CHUNK):
@@ -600,14 +635,14 @@ class Meter:
             self._report(accounts)
         else:
             with contextlib.suppress(StorageFailed):
-                await self._fly(_Flight(accounts, giving_back=True))
+                await self._fly(_Flight(accounts, purpose="renew"))
                 for account in accounts:
                     account.touched = False
 
     def _forget(self) -> None:
         """Drop accounts that say nothing; the counters know them."""
         live = {account for grant in self._open.values() for account in grant.accounts}
-        self._accounts = {key: a for key, a in self._accounts.items() if a.held or a.unreported or a.busy or a in live}
+        self._accounts = {key: a for key, a in self._accounts.items() if a.held or a.unreported or a.returned or a.busy or a in live}
         self._matches = {}
 
     def _refusal(self, accounts: Sequence[Account], moves: Sequence[Move], shares: Sequence[Share]) -> DetentError:
@@ -623,9 +658,9 @@ class Meter:
 
 
 class _Flight:
-    """One exchange with far counters: of an ask, or to renew (`needs` is None)."""
+    """One exchange with far counters: of an ask (with `needs`), for slices, to give back what is too much, to renew."""
 
-    __slots__ = ("abandoned", "accounts", "giving_back", "id", "moves", "needs", "ticket")
+    __slots__ = ("abandoned", "accounts", "id", "moves", "needs", "purpose", "ticket")
 
     def __init__(
         self,
@@ -633,12 +668,12 @@ class _Flight:
         needs: Sequence[int] | None = None,
         id: str = "",
         *,
-        giving_back: bool = False,
+        purpose: Literal["slices", "trim", "renew"] = "slices",
     ) -> None:
         self.accounts = accounts
         self.needs = needs
         self.id = id
-        self.giving_back = giving_back
+        self.purpose = purpose
         self.abandoned = False
         self.ticket = ""
         self.moves: list[Move] = []

@@ -62,10 +62,29 @@ local function advance(s)
   end
 end
 
+local function take_back(s, amount, back_at)
+  if s[1] == 0 then
+    s[2] = max(s[2] - amount, 0)
+    return
+  end
+  local first, last = back_at, back_at
+  if back_at < 0 then first, last = s[3] - RING + 1, s[3] end
+  for index = first, last do
+    local place = index % RING + 1
+    if index > s[3] - RING and index <= s[3] then
+      local taken = min(amount, s[6][place])
+      s[6][place] = s[6][place] - taken
+      s[2] = s[2] - taken
+      amount = amount - taken
+    end
+  end
+end
+
 local moves = cmsgpack.unpack(ARGV[6])
 local states, frees, granted = {}, {}, 1
 for i, m in ipairs(moves) do
-  local limit, window, spent, spent_at, had, lease, ask = m[1], m[2], m[5], m[6], m[7], m[8], m[10]
+  local limit, window, spent, back, back_at = m[1], m[2], m[5], m[13], m[6]
+  local had, lease, ask = m[7], m[8], m[10]
   local raw = redis.call('GET', KEYS[i + 2])
   local width = floor(window / BUCKETS)
   local s
@@ -76,18 +95,14 @@ for i, m in ipairs(moves) do
     redis.call('SADD', KEYS[1], string.sub(KEYS[i + 2], #KEYS[1] + 2))
   end
   advance(s)
-  if spent ~= 0 then
+  if spent > 0 then
     if width > 0 then
       local place = s[3] % RING + 1
-      if spent < 0 and spent_at >= 0 then
-        place = spent_at % RING + 1
-        if spent_at <= s[3] - RING or spent_at > s[3] then spent = 0 end
-      end
-      spent = max(spent, -s[6][place])
       s[6][place] = s[6][place] + spent
     end
-    s[2] = max(s[2] + spent, 0)
+    s[2] = s[2] + spent
   end
+  if back > 0 then take_back(s, back, back_at) end
   local left = lease - s[5]
   if had > 0 and left > 0 and left <= LEASES then
     local place = lease % HOLDS + 1

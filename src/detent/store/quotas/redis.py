@@ -106,13 +106,14 @@ def _pack(moves: Sequence[Move]) -> bytes:
                 move.counter.until // 1_000_000,
                 move.counter.hard,
                 move.spent,
-                move.spent_at,
+                move.back_at,
                 move.had,
                 move.lease,
                 move.keep,
                 move.ask,
                 move.charge,
                 move.spare,
+                move.back,
             )
             for move in moves
         ]
