@@ -241,7 +241,7 @@ def _report(cells: Cells, at: int, move: Move, now: int) -> int:
 
 
 def _take_back(cells: Cells, at: int, width: int, amount: int, back_at: int) -> None:
-    """Unless it is said where it was charged, the oldest goes first: what is newer then comes back late, never early."""
+    """Unless it is known where it was charged the oldest goes first: then what is newer is back late, never early."""
     if not width:
         cells[at + _USED] = max(cells[at + _USED] - amount, 0)
         return

@@ -1,12 +1,13 @@
 """Limits under everything that happens: several workers, crashes, late and repeated settles, lost replies, clock steps.
 
-Never more than the limit (plus, where a call took more than it had reserved, that shortfall); no refusal unless the limit
-is really reached, but for the declared slack; nothing reserved after the lease.
+Never more than the limit (plus, where a call took more than it had reserved, that shortfall); no refusal unless the
+limit is really reached, but for the declared slack; nothing reserved after the lease.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -181,10 +182,10 @@ class World:
                 for _ in range(min(self.scale, len(truth.open))):
                     self.close(how, which, tokens, cost)
             case ("crash", worker) if self.crashes:
-                mine = {id: held for id, held in truth.open.items() if held[0] == worker}
-                for id, (_worker, _grant, tokens, cost) in mine.items():
+                mine = {call: held for call, held in truth.open.items() if held[0] == worker}
+                for call, (_worker, _grant, tokens, cost) in mine.items():
                     truth.lost.append((clock.elapsed, 1, tokens, cost))
-                    del truth.open[id]
+                    del truth.open[call]
                 truth.lost.append((clock.elapsed, 0, 0, 0))
                 self.meters[worker] = self.worker()
             case ("advance", by):
@@ -200,11 +201,11 @@ class World:
 
     def close(self, how: str, which: int, tokens: int, cost: int) -> None:
         truth = self.truth
-        id = sorted(truth.open)[which % len(truth.open)]
-        _worker, grant, reserved, reserved_cost = truth.open.pop(id)
+        call = sorted(truth.open)[which % len(truth.open)]
+        _worker, grant, reserved, reserved_cost = truth.open.pop(call)
         if how == "release":
             assert grant.release()
-            truth.charged = [event for event in truth.charged if event[1] != int(id)]
+            truth.charged = [event for event in truth.charged if event[1] != int(call)]
             return
         assert grant.settle(tokens, cost)
         truth.tokens.append((self.clock.elapsed, tokens))
@@ -213,20 +214,20 @@ class World:
         truth.money_shortfall += max(cost - reserved_cost, 0)
         if how == "twice":
             assert not grant.settle(tokens, cost)
-            assert not any(meter.settle(id, tokens, cost) for meter in self.meters)
+            assert not any(meter.settle(call, tokens, cost) for meter in self.meters)
 
     async def reserve(self, worker: int, tokens: int, cost: int) -> None:
         truth, now = self.truth, self.clock.elapsed
         truth.number += 1
-        id = f"{truth.number:04d}"
-        asked = Asked(id=id, project="p", key="k", tokens=tokens, cost=cost)
+        call = f"{truth.number:04d}"
+        asked = Asked(id=call, project="p", key="k", tokens=tokens, cost=cost)
         try:
             grant = await self.meters[worker].reserve(asked)
         except (LimitExceeded, BudgetSpent) as error:
             self.check_refusal(error, tokens, cost, now)
             return
         truth.charged.append((now, truth.number))
-        truth.open[id] = (worker, grant, tokens, cost)
+        truth.open[call] = (worker, grant, tokens, cost)
         if not self.faults:
             self.check_bounds(now)
 
@@ -389,10 +390,8 @@ def test_a_process_that_dies_between_two_writes_leaves_nothing_wrong(writes: int
     ]
     for one in cells:
         one.left = writes
-    try:
+    with contextlib.suppress(Cut):
         exchange(places, moves, now)
-    except Cut:
-        pass
     for one in cells:
         one.left = 1 << 30
     seen = exchange(places, [Move(window), Move(slots)], now)

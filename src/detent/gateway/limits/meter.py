@@ -116,7 +116,7 @@ class Account:
         return self.idle > 2 * self.slice
 
     def move(self, now: int, *, ask: int = 0, spare: int = 0, drop: bool = False) -> Move:
-        """What we tell and ask. Idle beyond a slice is given back, with `drop` all of it; it is not ours from now on."""
+        """What we tell and ask. Idle beyond a slice is given back, with `drop` all of it; and no longer ours."""
         keep = self.busy if drop or now >= self.good else self.busy + max(min(self.idle, self.slice), 0)
         move = Move(
             self.counter, self.unreported, self.returned, -1, self.held, self.lease, keep, ask, self.charges, spare
@@ -642,7 +642,9 @@ class Meter:
     def _forget(self) -> None:
         """Drop accounts that say nothing; the counters know them."""
         live = {account for grant in self._open.values() for account in grant.accounts}
-        self._accounts = {key: a for key, a in self._accounts.items() if a.held or a.unreported or a.returned or a.busy or a in live}
+        self._accounts = {
+            key: a for key, a in self._accounts.items() if a.held or a.unreported or a.returned or a.busy or a in live
+        }
         self._matches = {}
 
     def _refusal(self, accounts: Sequence[Account], moves: Sequence[Move], shares: Sequence[Share]) -> DetentError:
