@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # What is made and tested is this checkout, whatever the shell's Python path says.
 unexport PYTHONPATH
 TUNE := .venv-tune
+SOAK_MINUTES ?= 60
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -53,8 +54,9 @@ browser:
 test: $(VENV)/.dev assets browser gates ## every gate and every test
 	$(BIN)/python tools/test.py
 
-soak: $(VENV)/.dev assets ## long runs: many more examples per property, kill -9 again and again
+soak: $(VENV)/.dev assets ## long runs: more examples per property, kill -9 again and again, an hour of mixed traffic
 	HYPOTHESIS_PROFILE=deep DETENT_SOAK=1 $(BIN)/python tools/test.py -p no:randomly --timeout=3600
+	$(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES)
 
 bench: $(VENV)/.dev assets ## measure, and write docs/benchmarks.md
 	$(BIN)/python benchmarks/report.py

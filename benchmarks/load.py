@@ -57,15 +57,19 @@ class Connection(asyncio.Protocol):
         if self.answered is not None and not self.answered.done():
             self.answered.set_result(self.parser.get_status_code())
 
-    async def ask(self, request: bytes) -> int:
-        """Send, and wait for the end of the answer; its status."""
+    def begin(self, request: bytes) -> asyncio.Future[int]:
+        """Send; the status comes when the answer has ended."""
         self.parser = httptools.HttpResponseParser(self)
         self.first = 0.0
         self.token = 0.0
         self.pieces: list[bytes] = []
         self.answered = asyncio.get_running_loop().create_future()
         self.transport.write(request)
-        return await asyncio.wait_for(self.answered, 30)
+        return self.answered
+
+    async def ask(self, request: bytes, patience: float = 30) -> int:
+        """Send, and wait for the end of the answer; its status."""
+        return await asyncio.wait_for(self.begin(request), patience)
 
 
 class Run:

@@ -38,10 +38,10 @@ def cpu_seconds(root: int) -> float:
     return total / TICKS
 
 
-def megabytes(root: int) -> float:
+def megabytes(root: int, *, children: bool = True) -> float:
     """Resident memory of a process tree; pages that its processes share count for each."""
     total = 0
-    for pid in tree(root):
+    for pid in tree(root) if children else [root]:
         with contextlib.suppress(OSError):
             total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     return round(total / 1_000_000, 2)

@@ -208,16 +208,14 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def page(results: dict[str, Any], benches: dict[str, Bench]) -> str:
-    """The report."""
+def page(results: dict[str, Any], benches: dict[str, Bench], folder: Path = PAGE.parent) -> str:
+    """The report, as it stands in a folder."""
     parts = [
         "<!-- Written by benchmarks/report.py. -->\n# Benchmarks\n",
         INTRODUCTION,
     ]
     longer = [
-        f"- [{title}](benchmarks/{name})"
-        for name, title in MORE.items()
-        if (PAGE.parent / "benchmarks" / name).exists()
+        f"- [{title}](benchmarks/{name})" for name, title in MORE.items() if (folder / "benchmarks" / name).exists()
     ]
     if longer:
         parts.append("On pages of their own:\n\n" + "\n".join(longer) + "\n")
@@ -247,15 +245,17 @@ def page(results: dict[str, Any], benches: dict[str, Bench]) -> str:
     return "\n".join(parts)
 
 
-def kept() -> dict[str, Any]:
-    """The last results."""
-    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+def kept(root: Path = ROOT) -> dict[str, Any]:
+    """The last results of a tree."""
+    path = root / RESULTS.relative_to(ROOT)
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
-def write() -> None:
-    """The page from the last results."""
-    PAGE.write_text(page(kept(), BENCHES))
+def write(root: Path = ROOT) -> None:
+    """A tree's page, from its last results."""
+    path = root / PAGE.relative_to(ROOT)
+    path.write_text(page(kept(root), BENCHES, path.parent))
 
 
 def main(arguments: list[str]) -> int:
