@@ -12,6 +12,7 @@ from typing import Final
 from detent.gateway.answer import Said, failure, is_passed_on, read_answer
 from detent.gateway.carriers import Carrier, Stream
 from detent.gateway.errors import BadAnswer, CredentialUnusable, UpstreamCut, UpstreamRejected
+from detent.gateway.limits.meter import FREE
 from detent.gateway.sse import upstream_error
 from detent.gateway.upstream import Connection, Timeouts
 from detent.gateway.usage import settle
@@ -36,6 +37,7 @@ class Attempt:
         content_type: of the provider's answer.
         block: what was read of the stream and not given to the client yet.
         sent: whether the provider has, or may have, the prompt.
+        grant: what limits and budgets of its model hold for it.
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class Attempt:
         "connection",
         "content_type",
         "deployment",
+        "grant",
         "said",
         "sent",
         "stream",
@@ -78,6 +81,7 @@ class Attempt:
         self.block = b""
         self.content_type = b""
         self.sent = False
+        self.grant = FREE
         self._patient = patient
         self._keep = MAX_CONTENT if keep else 0
         self._timeouts = timeouts

@@ -87,6 +87,11 @@ class ChatBody:
         return self.head.max_completion_tokens or self.head.max_tokens
 
     @property
+    def answers(self) -> int:
+        """How many answers it asks for."""
+        return self.head.n or 1
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """`gen_ai.request.*` attributes of the span."""
         head = self.head

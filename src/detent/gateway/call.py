@@ -23,7 +23,9 @@ from detent.gateway.carriers import Stream, carrier
 from detent.gateway.errors import (
     CLIENT_GONE,
     BodyTooLarge,
+    BudgetSpent,
     Draining,
+    LimitExceeded,
     MayNotCall,
     TotalTimedOut,
     UnknownModel,
@@ -32,12 +34,17 @@ from detent.gateway.errors import (
     UpstreamRejected,
     openai_body,
 )
+from detent.gateway.limits.estimate import Typical
+from detent.gateway.limits.headers import Headers
+from detent.gateway.limits.meter import FREE, Meter
+from detent.gateway.limits.rules import Asked as Wanted
 from detent.gateway.listener import CONNECTION, ClientConnection
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import Operation
 from detent.gateway.proxied import ProxyBody, read_proxied
 from detent.gateway.snapshot import KeyEntry
-from detent.gateway.world import Way, World
+from detent.gateway.usage import estimate
+from detent.gateway.world import Deployment, Way, World
 from detent.kernel.chat import Usage
 from detent.kernel.clock import Clock
 from detent.kernel.errors import DetentError, TooMany, WorldError
@@ -62,6 +69,9 @@ class Host(Protocol):
     settings: GatewaySettings
     metrics: Metrics
     clock: Clock
+
+    meter: Meter
+    typical: Typical
 
     def admit(self) -> None:
         """Let one more call begin, or raise."""
@@ -89,6 +99,7 @@ class Call:
         "_failed",
         "_first",
         "_gone",
+        "_grant",
         "_headers",
         "_http_status",
         "_key",
@@ -132,6 +143,7 @@ class Call:
         self._world: World | None = None
         self._way: Way | None = None
         self._attempt: Attempt | None = None
+        self._grant = FREE
         self._deadline = float("inf")
         self._error = ""
         self._failed: list[str] = []
@@ -183,6 +195,8 @@ class Call:
             )
         self._way = way
         self._deadline = asyncio.get_running_loop().time() + way.timeouts.total
+        if self._plane.meter.concerns(self._key.project):
+            self._grant = await self._plane.meter.reserve(self._wanted(way, asked))
         await self._deliver(await self._open_any(way, asked))
 
     def _ask(self, raw: bytes) -> ChatBody | ProxyBody:
@@ -215,6 +229,35 @@ class Call:
                 raise _too_large(limit)
         return b"".join(parts)
 
+    # Limits and budgets
+
+    def _wanted(self, way: Way, asked: ChatBody | ProxyBody, deployment: Deployment | None = None) -> Wanted:
+        """What the call may take, of the route's dearest deployment, or of one of them."""
+        typical = self._plane.typical.expect(way.name, asked.max_tokens, answers=asked.answers)
+        usage = Usage(estimate(len(asked.messages)), typical if self._operation.kind == "chat" else 0)
+        cost: int | None = 0
+        for candidate in way.deployments if deployment is None else (deployment,):
+            price = candidate.target.price
+            if price is None:
+                cost = None
+                break
+            cost = max(cost or 0, price.cost(usage))
+        return Wanted(
+            id=self._span_id if deployment is None else f"{self._span_id}/{self._attempts}",
+            project=self._key.project,
+            key=self._key.id,
+            user=self._user(),
+            route=way.name,
+            model="" if deployment is None else f"{deployment.provider}/{deployment.model}",
+            only_model=deployment is not None,
+            tokens=usage.total_tokens,
+            cost=cost,
+        )
+
+    def _user(self) -> str:
+        """Whose call it is, as the application says; or a person, when one of our own parts calls for them."""
+        return self._key.user or self._sent(b"x-detent-user") or (self._asked.user[:200] if self._asked else "")
+
     # Attempts
 
     async def _open_any(self, way: Way, asked: ChatBody | ProxyBody) -> Attempt:
@@ -231,10 +274,13 @@ class Call:
             )
             self._attempts += 1
             try:
+                if self._plane.meter.concerns(self._key.project):
+                    attempt.grant = await self._plane.meter.reserve(self._wanted(way, asked, deployment))
                 await attempt.open(f"00-{self._trace_id}-{self._span_id}-01", self._plane.clock)
             except (WorldError, TooMany) as error:
                 attempt.close()
                 attempt.sent = False
+                attempt.grant.settle(0, 0)
                 self._note_failed(attempt, error)
                 last = error
                 if isinstance(error, TotalTimedOut):
@@ -352,7 +398,10 @@ class Call:
         if self._attempt is not None:
             self._attempt.sent = False
         self._record()
-        await self._answer(self._http_status, body or openai_body(error), retry_after=error.retry_after)
+        headers = error.headers if isinstance(error, LimitExceeded | BudgetSpent) else ()
+        await self._answer(
+            self._http_status, body or openai_body(error), retry_after=error.retry_after, headers=headers
+        )
 
     async def _broken_off(self) -> None:
         """The client went away, or the gateway's time to drain is over."""
@@ -373,19 +422,26 @@ class Call:
         else:
             await self._answer(error.status, openai_body(error), retry_after=error.retry_after)
 
-    async def _answer(self, status: int, body: bytes, *, retry_after: float | None = None) -> None:
-        headers = [
+    async def _answer(
+        self, status: int, body: bytes, *, retry_after: float | None = None, headers: Headers = ()
+    ) -> None:
+        found = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             *self._ids(),
+            *headers,
         ]
         if retry_after is not None:
-            headers.append((b"retry-after", b"%d" % max(round(retry_after), 1)))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            found.append((b"retry-after", b"%d" % max(round(retry_after), 1)))
+        await self._send({"type": "http.response.start", "status": status, "headers": found})
         await self._send({"type": "http.response.body", "body": body})
 
-    def _ids(self) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
-        return (b"x-request-id", self._span_id.encode()), (b"x-detent-trace-id", self._trace_id.encode())
+    def _ids(self) -> Headers:
+        return (
+            (b"x-request-id", self._span_id.encode()),
+            (b"x-detent-trace-id", self._trace_id.encode()),
+            *self._grant.headers(),
+        )
 
     # The record
 
@@ -407,6 +463,11 @@ class Call:
                 cost = None if price is None else price.cost(usage)
             elif not self._operation.by_tokens:
                 cost = None  # something was made, and nobody said how much of it
+        self._grant.settle(usage.total_tokens, cost)
+        if attempt is not None:
+            attempt.grant.settle(usage.total_tokens, cost)
+            if usage.output_tokens and self._way is not None and asked is not None and self._error == "":
+                self._plane.typical.learn(self._way.name, usage.output_tokens // asked.answers)
         self._plane.record(self._span(elapsed, usage, cost))
 
     def _span(self, elapsed: int, usage: Usage, cost: int | None) -> Span:
@@ -449,7 +510,7 @@ class Call:
             route=way.name if way is not None else "",
             key_id=self._key.id,
             session_id=self._sent(b"x-detent-session"),
-            user_id=self._key.user or self._sent(b"x-detent-user") or (asked.user if asked is not None else "")[:200],
+            user_id=self._user(),
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_input_tokens=usage.cached_input_tokens,

@@ -29,6 +29,8 @@ from detent.gateway.errors import (
 )
 from detent.gateway.forwarded import forward, is_forwarded
 from detent.gateway.keys import hash_token
+from detent.gateway.limits.estimate import Typical
+from detent.gateway.limits.meter import Meter
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import OPERATIONS, Operation
 from detent.gateway.snapshot import KeyEntry
@@ -55,6 +57,7 @@ class Plane:
 
     Args:
         home: the data folder.
+        meter: holds the limits and budgets; run while the worker lives.
         spool: takes a span; False when it is full.
         vault: opens providers' credentials; asked for only when there are any.
     """
@@ -66,6 +69,7 @@ class Plane:
         telemetry: TelemetrySettings,
         *,
         client: Client,
+        meter: Meter,
         metrics: Metrics,
         spool: Callable[[Span], bool],
         vault: Callable[[], Vault],
@@ -74,6 +78,8 @@ class Plane:
         self.settings = settings
         self.metrics = metrics
         self.clock = clock
+        self.meter = meter
+        self.typical = Typical()
         self.world: World | None = None
         self.draining = False
         self._folder = home / "snapshot"
@@ -86,7 +92,7 @@ class Plane:
         self._inflight = 0
         self._full_since: int | None = None
         self._probes: dict[Lane, tuple[int, bool]] = {}
-        self._watcher: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     # ASGI
 
@@ -323,12 +329,13 @@ class Plane:
     async def start(self) -> None:
         """Take the snapshot that is there, and watch for the next."""
         await self.refresh()
-        self._watcher = asyncio.create_task(self._watch())
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self.meter.run())]
 
     async def stop(self) -> None:
         """Let go of everything."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await self.meter.stop()
         self._client.close()
         self._set_gauges()
         self.metrics.save()
@@ -364,6 +371,7 @@ class Plane:
         if found is None:
             return
         self.world, problems = build_world(found, self._vault, self._client)
+        self.meter.configure(found.limits, found.budgets)
         for problem in problems:
             _log.warning("%s", problem)
         _log.info(

@@ -65,6 +65,11 @@ class ProxyBody:
         return None
 
     @property
+    def answers(self) -> int:
+        """One, as far as tokens go."""
+        return 1
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Attributes of the span: the few that have a name in the conventions."""
         found: dict[str, Any] = {}

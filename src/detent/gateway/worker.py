@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from functools import cache
 from types import FrameType
 
-from detent.gateway.metrics import Metrics
+from detent.gateway.limits.meter import Meter
+from detent.gateway.limits.opening import open_quotas
+from detent.gateway.metrics import Metrics, label
 from detent.gateway.plane import Plane
 from detent.gateway.upstream import Client, Timeouts
 from detent.guard.vault import Vault, open_vault
-from detent.kernel.clock import SystemClock
+from detent.kernel.clock import SECOND, SystemClock
 from detent.kernel.errors import BadSettings, DetentError, StorageFailed
 from detent.kernel.log import set_up_log
 from detent.kernel.settings import Settings, load_settings
@@ -72,6 +74,16 @@ def _serve(settings: Settings, listening: socket.socket, *, worker: str) -> None
     def vault() -> Vault:
         return open_vault(home / "keys" / "root.key", create=False)
 
+    metrics = Metrics(home / "run", worker)
+    clock = SystemClock()
+    meter = Meter(
+        open_quotas(limits.quotas_url, home, clock=clock),
+        clock=clock,
+        sender=f"{socket.gethostname()}-{os.getpid()}",
+        unreachable=limits.quotas_unreachable,
+        longest=round(limits.total_timeout * 2 * SECOND),
+        count=lambda what: metrics.count("detent_gateway_quotas_total", label(event=what)),
+    )
     plane = Plane(
         home,
         limits,
@@ -79,10 +91,11 @@ def _serve(settings: Settings, listening: socket.socket, *, worker: str) -> None
         client=Client(
             Timeouts(limits.connect_timeout, limits.first_token_timeout, limits.idle_timeout, limits.total_timeout)
         ),
-        metrics=Metrics(home / "run", worker),
+        meter=meter,
+        metrics=metrics,
         spool=put,
         vault=vault,
-        clock=SystemClock(),
+        clock=clock,
     )
 
     class Draining(Server):

@@ -42,6 +42,11 @@ class Asked(Protocol):
         ...
 
     @property
+    def answers(self) -> int:
+        """How many answers it asks for (`n`)."""
+        ...
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """`gen_ai.request.*` attributes of the span, by their full names."""
         ...

@@ -25,6 +25,7 @@ def open_quotas(url: str, home: Path, *, clock: Clock) -> Quotas:
         StorageFailed: the host's file cannot be used. Counters across a network are reached when they are first used.
     """
     if not url:
+        (home / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
         return HostQuotas(home / "run" / "quotas", clock=clock)
     scheme = url.partition("://")[0]
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
