@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from detent.gateway.admission import Permit
 from detent.gateway.answer import Said, failure, is_passed_on, read_answer
 from detent.gateway.carriers import Carrier, Stream
 from detent.gateway.errors import BadAnswer, CredentialUnusable, UpstreamCut, UpstreamRejected
 from detent.gateway.limits.meter import FREE
+from detent.gateway.routing import Trial, classify
 from detent.gateway.sse import upstream_error
 from detent.gateway.upstream import Connection, Timeouts
 from detent.gateway.usage import settle
 from detent.gateway.world import Deployment
 from detent.kernel.chat import Usage
 from detent.kernel.clock import Clock
+from detent.kernel.errors import DetentError
 
 MAX_CONTENT: Final = 1024 * 1024
 """Characters of a request or an answer that are kept with its span at most."""
@@ -37,12 +40,16 @@ class Attempt:
         content_type: of the provider's answer.
         block: what was read of the stream and not given to the client yet.
         sent: whether the provider has, or may have, the prompt.
+        trial: reports how it goes to the deployment's health.
+        permit: its place among the calls that the deployment has at once.
+        first: whether its first output was reported.
         grant: what limits and budgets of its model hold for it.
     """
 
     __slots__ = (
         "_deadline",
         "_keep",
+        "_over",
         "_patient",
         "_timeouts",
         "block",
@@ -50,16 +57,20 @@ class Attempt:
         "connection",
         "content_type",
         "deployment",
+        "first",
         "grant",
+        "permit",
         "said",
         "sent",
         "stream",
+        "trial",
     )
 
     def __init__(
         self,
         deployment: Deployment,
         carrier: Carrier,
+        trial: Trial,
         *,
         patient: bool,
         keep: bool,
@@ -75,6 +86,9 @@ class Attempt:
         """
         self.deployment = deployment
         self.carrier = carrier
+        self.trial = trial
+        self.permit: Permit | None = None
+        self.first = False
         self.connection: Connection | None = None
         self.said: Said | None = None
         self.stream: Stream | None = None
@@ -82,6 +96,7 @@ class Attempt:
         self.content_type = b""
         self.sent = False
         self.grant = FREE
+        self._over = False
         self._patient = patient
         self._keep = MAX_CONTENT if keep else 0
         self._timeouts = timeouts
@@ -167,6 +182,50 @@ class Attempt:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
+
+    # How it goes
+
+    def first_output(self, now: float) -> None:
+        """Its first real output is there."""
+        if not self.first:
+            self.first = True
+            self.trial.answered(now)
+            if self.permit is not None:
+                self.permit.first_output(now)
+
+    def ended(self, now: float, error: DetentError | None) -> None:
+        """It is over, well or not. The first report of an end counts."""
+        if self._over:
+            return
+        self._over = True
+        permit = self.permit
+        if error is None:
+            if self.stream is not None:
+                self.first_output(now)
+            self.trial.succeeded(now)
+            if permit is not None:
+                self._leave(permit, now)
+            return
+        failure = classify(error)
+        if failure is None and not isinstance(error, UpstreamRejected):
+            self.trial.abandoned()  # it never came to asking
+        else:
+            self.trial.failed(now, failure, retry_after=error.retry_after)
+        if permit is not None:
+            permit.leave(now, "overloaded" if failure == "rate_limited" else "failed")
+
+    def _leave(self, permit: Permit, now: float) -> None:
+        usage = self.stream.usage if self.stream is not None else None
+        tokens = usage.output_tokens if usage is not None else 0
+        permit.leave(now, "good", tokens)
+
+    def left(self, now: float) -> None:
+        """It was given up through no fault of the deployment: the client went away, or another was quicker."""
+        if not self._over:
+            self._over = True
+            self.trial.abandoned()
+            if self.permit is not None:
+                self.permit.leave(now, "abandoned")
 
     # What came of it
 

@@ -12,14 +12,16 @@ The span is spooled before the last byte of the answer leaves, so whoever saw an
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
 from detent.gateway.answer import holds_error
+from detent.gateway.asking import Asker, Asking
 from detent.gateway.attempt import MAX_CONTENT, Attempt
-from detent.gateway.body import ChatBody, check_parts, read_body
-from detent.gateway.carriers import Stream, carrier
+from detent.gateway.body import check_parts, read_body
+from detent.gateway.carriers import Question, Stream
 from detent.gateway.errors import (
     CLIENT_GONE,
     BodyTooLarge,
@@ -27,7 +29,6 @@ from detent.gateway.errors import (
     Draining,
     LimitExceeded,
     MayNotCall,
-    TotalTimedOut,
     UnknownModel,
     UnsupportedEncoding,
     UpstreamCut,
@@ -36,18 +37,19 @@ from detent.gateway.errors import (
 )
 from detent.gateway.limits.estimate import Typical
 from detent.gateway.limits.headers import Headers
-from detent.gateway.limits.meter import FREE, Meter
+from detent.gateway.limits.meter import FREE, Grant, Meter
 from detent.gateway.limits.rules import Asked as Wanted
 from detent.gateway.listener import CONNECTION, ClientConnection
 from detent.gateway.metrics import Metrics, label
+from detent.gateway.model import Band
 from detent.gateway.operations import Operation
-from detent.gateway.proxied import ProxyBody, read_proxied
+from detent.gateway.proxied import read_proxied
 from detent.gateway.snapshot import KeyEntry
 from detent.gateway.usage import estimate
 from detent.gateway.world import Deployment, Way, World
 from detent.kernel.chat import Usage
 from detent.kernel.clock import Clock
-from detent.kernel.errors import DetentError, TooMany, WorldError
+from detent.kernel.errors import DetentError, WorldError
 from detent.kernel.ids import new_span_id, new_trace_id
 from detent.kernel.settings import GatewaySettings
 from detent.kernel.telemetry import Span, Status
@@ -60,6 +62,7 @@ _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?"
 )
 _LABEL: Final = re.compile(r"[\x20-\x7e]{1,200}")
+_BANDS: Final = {"interactive": 0, "default": 1, "batch": 2}
 _STREAM_HEADERS: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -91,8 +94,7 @@ class Call:
 
     __slots__ = (
         "_asked",
-        "_attempt",
-        "_attempts",
+        "_asking",
         "_committed",
         "_deadline",
         "_error",
@@ -103,6 +105,8 @@ class Call:
         "_headers",
         "_http_status",
         "_key",
+        "_lost_cost",
+        "_lost_tokens",
         "_operation",
         "_parent_id",
         "_plane",
@@ -139,15 +143,15 @@ class Call:
         self._trace_id = found[1].decode() if found else new_trace_id()
         self._parent_id = found[2].decode() if found else ""
         self._span_id = new_span_id()
-        self._asked: ChatBody | ProxyBody | None = None
+        self._asked: Question | None = None
         self._world: World | None = None
         self._way: Way | None = None
-        self._attempt: Attempt | None = None
+        self._asking: Asking | None = None
+        self._lost_tokens = self._lost_cost = 0
         self._grant = FREE
         self._deadline = float("inf")
         self._error = ""
         self._failed: list[str] = []
-        self._attempts = 0
         self._committed = False
         self._recorded = False
         self._gone = False
@@ -176,8 +180,8 @@ class Call:
         finally:
             if client is not None:
                 client.on_gone = None
-            if self._attempt is not None:
-                self._attempt.close()
+            if self._asking is not None:
+                self._asking.close()
 
     async def _serve(self, world: World, receive: Receive) -> None:
         if not world.callable_by(self._key):
@@ -197,9 +201,20 @@ class Call:
         self._deadline = asyncio.get_running_loop().time() + way.timeouts.total
         if self._plane.meter.concerns(self._key.project):
             self._grant = await self._plane.meter.reserve(self._wanted(way, asked))
-        await self._deliver(await self._open_any(way, asked))
+        asking = self._asking = Asking(
+            world,
+            self._operation,
+            asked,
+            way,
+            self._asker(way, asked),
+            self,
+            clock=self._plane.clock,
+            draw=random.random,
+            deadline=self._deadline,
+        )
+        await self._deliver(await asking.open())
 
-    def _ask(self, raw: bytes) -> ChatBody | ProxyBody:
+    def _ask(self, raw: bytes) -> Question:
         depth = self._plane.settings.max_depth
         check_parts(raw, self._plane.settings.max_parts)
         if self._operation.kind == "proxy":
@@ -231,7 +246,7 @@ class Call:
 
     # Limits and budgets
 
-    def _wanted(self, way: Way, asked: ChatBody | ProxyBody, deployment: Deployment | None = None) -> Wanted:
+    def _wanted(self, way: Way, asked: Question, deployment: Deployment | None = None) -> Wanted:
         """What the call may take, of the route's dearest deployment, or of one of them."""
         typical = self._plane.typical.expect(way.name, asked.max_tokens, answers=asked.answers)
         usage = Usage(estimate(len(asked.messages)), typical if self._operation.kind == "chat" else 0)
@@ -260,45 +275,68 @@ class Call:
 
     # Attempts
 
-    async def _open_any(self, way: Way, asked: ChatBody | ProxyBody) -> Attempt:
-        """The first attempt that has an answer for the client."""
-        last: DetentError | None = None
-        for deployment in way.deployments:
-            attempt = self._attempt = Attempt(
-                deployment,
-                carrier(self._operation, asked, deployment),
-                patient=deployment is not way.deployments[-1],
-                keep=self._keeps_content(),
-                timeouts=way.timeouts,
-                deadline=self._deadline,
-            )
-            self._attempts += 1
-            try:
-                if self._plane.meter.concerns(self._key.project):
-                    attempt.grant = await self._plane.meter.reserve(self._wanted(way, asked, deployment))
-                await attempt.open(f"00-{self._trace_id}-{self._span_id}-01", self._plane.clock)
-            except (WorldError, TooMany) as error:
-                attempt.close()
-                attempt.sent = False
-                attempt.grant.settle(0, 0)
-                self._note_failed(attempt, error)
-                last = error
-                if isinstance(error, TotalTimedOut):
-                    raise
-            else:
-                return attempt
-        raise last or UnknownModel(
-            f"The route '{way.name}' has no target.", hint="Add one with `detent routes add`.", field="model"
+    def _asker(self, way: Way, asked: Question) -> Asker:
+        key, rules, world = self._key, way.rules, self._world
+        assert world is not None
+        return Asker(
+            project=key.project,
+            traceparent=f"00-{self._trace_id}-{self._span_id}-01",
+            session=self._sent(b"x-detent-session"),
+            user=self._user(),
+            weight=world.weights.get(key.project, 1),
+            band=self._band(way),
+            queue_seconds=self._queue_seconds(),
+            tokens=(estimate(len(asked.messages)), self._plane.typical.expect(way.name, asked.max_tokens))
+            if rules.policy == "cheapest"
+            else (1000, 250),
+            keep=self._keeps_content(),
         )
 
-    def _note_failed(self, attempt: Attempt, error: DetentError) -> None:
+    def _band(self, way: Way) -> Band:
+        """The route's priority, or a lower one that key or client ask for."""
+        asked = self._key.priority or self._sent(b"x-detent-priority")
+        usual = way.rules.priority
+        return asked if asked in _BANDS and _BANDS[asked] > _BANDS[usual] else usual  # type: ignore[return-value]
+
+    def _queue_seconds(self) -> float:
+        """How long the client is ready to wait for its turn; 0 when it does not say."""
+        text = self._sent(b"x-detent-deadline-ms")
+        return min(int(text), 3_600_000) / 1000 if text.isdecimal() and len(text) < 9 else 0.0
+
+    async def reserve(self, way: Way, deployment: Deployment) -> Grant:
+        """Hold what limits and budgets of a deployment's model want."""
+        assert self._asked is not None
+        return await self._plane.meter.reserve(self._wanted(way, self._asked, deployment))
+
+    def failed(self, attempt: Attempt, error: DetentError) -> None:
+        """Count an attempt that came to nothing."""
         deployment = attempt.deployment
+        attempt.grant.settle(0, 0)
         self._failed.append(f"{deployment.provider}/{deployment.model}: {error.code}")
         self._plane.metrics.count(
             "detent_gateway_attempts_failed_total", label(provider=deployment.provider, code=error.code)
         )
 
+    def lost(self, attempt: Attempt) -> None:
+        """Record an attempt that was overtaken; what it took is part of what the call cost."""
+        usage, cost = self._bill(attempt)
+        attempt.grant.settle(usage.total_tokens, cost)
+        self._lost_tokens += usage.total_tokens
+        self._lost_cost += cost or 0
+        now = self._plane.clock.monotonic()
+        span = self._span(attempt, now - self._started, usage, cost, lost=True)
+        self._plane.record(span)
+
     # The answer
+
+    @property
+    def _attempt(self) -> Attempt | None:
+        """The attempt that is under way, or has the answer; the last one when all failed."""
+        return self._asking.current if self._asking is not None else None
+
+    @property
+    def _attempts(self) -> int:
+        return self._asking.attempts if self._asking is not None else 0
 
     async def _deliver(self, attempt: Attempt) -> None:
         if attempt.said is not None:
@@ -321,9 +359,11 @@ class Call:
         assert connection is not None
         fault: WorldError | None = None
         block = attempt.block
+        loop = asyncio.get_running_loop()
         while not stream.done:
             if self._first is None and stream.begun:
                 self._first = self._plane.clock.monotonic() - self._started
+                attempt.first_output(loop.time())
                 connection.begin()
             if stream.failure is not None:
                 fault = stream.failure
@@ -345,6 +385,7 @@ class Call:
             block = stream.feed(data)
         if self._first is None and stream.begun:
             self._first = self._plane.clock.monotonic() - self._started
+        attempt.ended(loop.time(), fault)
         if fault is not None:
             self._error = fault.code
             attempt.sent = stream.begun
@@ -407,6 +448,8 @@ class Call:
         """The client went away, or the gateway's time to drain is over."""
         if self._recorded:  # the answer was complete but for the last bytes
             return
+        if self._attempt is not None:
+            self._attempt.left(asyncio.get_running_loop().time())
         self._error = CLIENT_GONE if self._gone else Draining.code
         self._http_status = 499 if self._gone else 503
         self._record()
@@ -455,24 +498,33 @@ class Call:
         self._recorded = True
         elapsed = self._plane.clock.monotonic() - self._started
         attempt, asked = self._attempt, self._asked
-        usage = Usage() if attempt is None or asked is None else attempt.usage(asked.messages)
-        cost: int | None = 0
-        if attempt is not None and attempt.sent:
-            price = attempt.deployment.target.price
-            if usage.total_tokens:
-                cost = None if price is None else price.cost(usage)
-            elif not self._operation.by_tokens:
-                cost = None  # something was made, and nobody said how much of it
-        self._grant.settle(usage.total_tokens, cost)
+        usage, cost = (Usage(), 0) if attempt is None else self._bill(attempt)
+        known = None if cost is None else cost + self._lost_cost
+        self._grant.settle(usage.total_tokens + self._lost_tokens, known)
         if attempt is not None:
             attempt.grant.settle(usage.total_tokens, cost)
             if usage.output_tokens and self._way is not None and asked is not None and self._error == "":
                 self._plane.typical.learn(self._way.name, usage.output_tokens // asked.answers)
-        self._plane.record(self._span(elapsed, usage, cost))
+        self._plane.record(self._span(attempt, elapsed, usage, cost))
 
-    def _span(self, elapsed: int, usage: Usage, cost: int | None) -> Span:
-        asked, attempt, way = self._asked, self._attempt, self._way
-        status: Status = "ok" if not self._error else "cancelled" if self._error == CLIENT_GONE else "error"
+    def _bill(self, attempt: Attempt) -> tuple[Usage, int | None]:
+        """What an attempt took, and what that costs in nano-dollars; None when nobody knows."""
+        if self._asked is None or not attempt.sent:
+            return Usage(), 0
+        usage = attempt.usage(self._asked.messages)
+        price = attempt.deployment.target.price
+        if usage.total_tokens:
+            return usage, None if price is None else price.cost(usage)
+        # Where text goes in, no tokens are no cost; else something was made, and nobody said how much of it.
+        return usage, 0 if self._operation.by_tokens else None
+
+    def _span(
+        self, attempt: Attempt | None, elapsed: int, usage: Usage, cost: int | None, *, lost: bool = False
+    ) -> Span:
+        asked, way, asking = self._asked, self._way, self._asking
+        status: Status = (
+            "cancelled" if lost else "ok" if not self._error else "cancelled" if self._error == CLIENT_GONE else "error"
+        )
         attributes: dict[str, Any] = {}
         content = output = ""
         if asked is not None:
@@ -491,19 +543,28 @@ class Call:
             attributes["gen_ai.response.id"] = answered.id
         if usage.cache_write_tokens:
             attributes["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
-        if self._failed:
+        if self._failed and not lost:
             attributes["detent.failed_attempts"] = self._failed
+        if asking is not None and not lost:
+            if asking.hedged:
+                attributes["detent.hedged"] = True
+            if asking.waited:
+                attributes["detent.queue_seconds"] = round(asking.waited, 3)
+            if way is not None and asking.way is not way:
+                attributes["detent.fallback_route"] = asking.way.name
+        if lost:
+            attributes["detent.hedge"] = "lost"
         return Span(
             trace_id=self._trace_id,
-            span_id=self._span_id,
-            parent_id=self._parent_id,
+            span_id=new_span_id() if lost else self._span_id,
+            parent_id=self._span_id if lost else self._parent_id,
             name=f"{self._operation.name} {way.name}" if way is not None else self._operation.name,
             start=self._start,
             end=self._start + elapsed,
             project=self._key.project,
             operation=self._operation.name,
-            status=status,
-            error_type=self._error,
+            status="cancelled" if lost else status,
+            error_type="overtaken" if lost else self._error,
             provider=attempt.deployment.provider if attempt is not None else "",
             request_model=attempt.deployment.model if attempt is not None else asked.model if asked is not None else "",
             response_model=answered.model if answered is not None else "",
@@ -517,11 +578,11 @@ class Call:
             reasoning_tokens=usage.reasoning_tokens,
             usage_estimated=usage.estimated,
             cost=cost,
-            ttft=self._first,
+            ttft=None if lost else self._first,
             finish_reason=answered.finish_reason if answered is not None else "",
             stream=asked is not None and asked.stream,
-            http_status=self._http_status,
-            attempts=self._attempts,
+            http_status=0 if lost else self._http_status,
+            attempts=1 if lost else self._attempts,
             attributes=attributes,
             input=content,
             output=output,

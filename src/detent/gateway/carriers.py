@@ -44,6 +44,10 @@ class Stream(Protocol):
         ...
 
 
+Question = ChatBody | ProxyBody
+"""A client's request, checked."""
+
+
 class Carrier(Protocol):
     """One request on its way to one deployment.
 
@@ -131,7 +135,7 @@ class Passed:
         return openai_event(error)
 
 
-def carrier(operation: Operation, asked: ChatBody | ProxyBody, deployment: Deployment) -> Carrier:
+def carrier(operation: Operation, asked: Question, deployment: Deployment) -> Carrier:
     """The way from a request to a deployment."""
     if isinstance(asked, ProxyBody):
         return Proxied(operation, asked, deployment)

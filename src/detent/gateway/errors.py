@@ -154,6 +154,12 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class NoDeployment(Unavailable):
+    """All of the route's deployments have failed lately, or asked to be left alone."""
+
+    code = "no_deployment"
+
+
 class ControlAway(Unavailable):
     """The control plane, which keeps files and batches, cannot be reached; calls to models go on."""
 

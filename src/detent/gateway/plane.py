@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import OPERATIONS, Operation
 from detent.gateway.snapshot import KeyEntry
 from detent.gateway.upstream import Client, Lane
-from detent.gateway.world import Deployment, Way, World, build_world
+from detent.gateway.world import Deployment, Way, World, Yard, build_world
 from detent.guard.vault import Vault
 from detent.kernel.clock import SECOND, Clock
 from detent.kernel.errors import DetentError, MethodNotAllowed, StorageFailed
@@ -80,6 +81,7 @@ class Plane:
         self.clock = clock
         self.meter = meter
         self.typical = Typical()
+        self.yard = Yard(random.random)
         self.world: World | None = None
         self.draining = False
         self._folder = home / "snapshot"
@@ -370,7 +372,7 @@ class Plane:
             return
         if found is None:
             return
-        self.world, problems = build_world(found, self._vault, self._client)
+        self.world, problems = build_world(found, self._vault, self._client, self.yard)
         self.meter.configure(found.limits, found.budgets)
         for problem in problems:
             _log.warning("%s", problem)

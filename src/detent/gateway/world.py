@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
 
+from detent.gateway.admission import Gate
 from detent.gateway.dialects.quirks import FLAVOURS, OPENAI, Quirks
 from detent.gateway.errors import CredentialUnusable
-from detent.gateway.model import EMBEDDED, Budget, Limit, Route
-from detent.gateway.snapshot import KeyEntry, ProviderEntry, Snapshot, TargetEntry
+from detent.gateway.model import EMBEDDED, Budget, Limit, Queue, Route
+from detent.gateway.routing import Candidate, Fleet, HedgeClock, RetryBudget
+from detent.gateway.snapshot import KeyEntry, ProviderEntry, RouteEntry, Snapshot, TargetEntry
 from detent.gateway.upstream import Client, Lane, Timeouts
 from detent.guard.addresses import read_endpoint
 from detent.guard.vault import Vault
@@ -37,6 +40,9 @@ class Seat(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+_GONE: Final = Seat(problem="The provider is not in the snapshot.")
+
+
 class Deployment:
     """A model at a provider, ready to be called. No struct: it holds a credential, which no repr may show.
 
@@ -47,9 +53,10 @@ class Deployment:
         model_json: the same as JSON.
         dialect: what it speaks.
         target: as the snapshot has it, with its prices.
-        weight: among the route's targets.
         lane: None when the provider cannot be called at all; `problem` says why then.
         base: path of the provider's base URL.
+        gate: lets as many calls in as the deployment bears.
+        metered: whether limits or budgets count what is asked of the model.
         probe: whether its health is asked for, rather than only its port (the embedded engine).
     """
 
@@ -58,7 +65,9 @@ class Deployment:
         "_seat",
         "base",
         "dialect",
+        "gate",
         "lane",
+        "metered",
         "model",
         "model_json",
         "name",
@@ -67,18 +76,18 @@ class Deployment:
         "provider",
         "quirks",
         "target",
-        "weight",
     )
 
-    def __init__(self, target: TargetEntry, provider: str, seat: Seat) -> None:
-        self.name = f"{target.provider}/{target.model}"
+    def __init__(self, target: TargetEntry, provider: str, seat: Seat, gate: Gate, *, metered: bool = False) -> None:
+        self.name = name_of(target)
+        self.gate = gate
+        self.metered = metered
         self.provider = provider
         self.model = target.model
         self.model_json = msgspec.json.encode(target.model)
         self.dialect = seat.dialect
         self.quirks = seat.quirks
         self.target = target
-        self.weight = target.weight
         self.lane = seat.lane
         self.base = seat.path
         self.problem = seat.problem
@@ -127,7 +136,13 @@ class Deployment:
 
 
 class Way(msgspec.Struct, frozen=True):
-    """A route and its deployments in order."""
+    """A route and its deployments in order.
+
+    Attributes:
+        candidates: the deployments as its policy sees them, in the same order.
+        hedges: when a call at each of them is late; None where nothing is hedged.
+        budget: of its retries and hedges.
+    """
 
     name: str
     project: str
@@ -135,6 +150,9 @@ class Way(msgspec.Struct, frozen=True):
     deployments: tuple[Deployment, ...]
     rules: Route
     timeouts: Timeouts
+    candidates: tuple[Candidate, ...]
+    hedges: tuple[HedgeClock | None, ...]
+    budget: RetryBudget
 
 
 class World(msgspec.Struct, frozen=True):
@@ -179,7 +197,32 @@ class World(msgspec.Struct, frozen=True):
         return Permission.GATEWAY_CALL in key.permissions
 
 
-def build_world(snapshot: Snapshot, vault: Callable[[], Vault], client: Client) -> tuple[World, tuple[str, ...]]:
+class Yard:
+    """What a worker knows of deployments beyond the snapshots: how each fares, and who waits for it."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self.fleet = Fleet(draw)
+        self.gates: dict[str, Gate] = {}
+
+    def gate(self, name: str, queue: Queue, max_concurrency: int) -> Gate:
+        """A deployment's gate. Where several routes lead to it the longest queue of theirs holds."""
+        found = self.gates.get(name)
+        if found is None:
+            found = self.gates[name] = Gate(asyncio.get_running_loop(), name)
+        found.configure(queue, max_concurrency)
+        return found
+
+    def keep(self, ways: Iterable[Way]) -> None:
+        """Forget deployments and routes that the snapshot no longer has. Calls in flight keep what they hold."""
+        ways = tuple(ways)
+        self.fleet.keep((c for way in ways for c in way.candidates), (f"{way.project}/{way.name}" for way in ways))
+        names = {deployment.name for way in ways for deployment in way.deployments}
+        self.gates = {name: gate for name, gate in self.gates.items() if name in names}
+
+
+def build_world(
+    snapshot: Snapshot, vault: Callable[[], Vault], client: Client, yard: Yard
+) -> tuple[World, tuple[str, ...]]:
     """Prepare a snapshot for use; also what of it cannot be used, as sentences.
 
     A provider that cannot be called (a credential that does not open, a URL that is refused) spoils only its own
@@ -193,16 +236,17 @@ def build_world(snapshot: Snapshot, vault: Callable[[], Vault], client: Client) 
         except DetentError as error:
             problems.append(f"The provider '{name}' cannot be called: {error}")
             seats[name] = Seat(problem=error.message)
-    gone = Seat(problem="The provider is not in the snapshot.")
+    queues = _queues(snapshot.routes.values())
+    deployments = {
+        name: _deployment(snapshot, name, target, seats, yard, queues[name])
+        for route in snapshot.routes.values()
+        for target in route.targets
+        for name in (name_of(target),)
+    }
     ways: dict[str, dict[str, Way]] = {}
     for route in snapshot.routes.values():
-        deployments = tuple(
-            Deployment(target, target.provider.partition("/")[2], seats.get(target.provider, gone))
-            for target in route.targets
-        )
-        ways.setdefault(route.project, {})[route.name] = Way(
-            route.name, route.project, route.created, deployments, route.rules, _timeouts(route.rules, client.timeouts)
-        )
+        ways.setdefault(route.project, {})[route.name] = _way(route, deployments, client.timeouts, yard)
+    yard.keep(way for of_project in ways.values() for way in of_project.values())
     keep = {project: policy == "keep" for project, policy in snapshot.content.items()}
     world = World(
         snapshot.position,
@@ -216,6 +260,59 @@ def build_world(snapshot: Snapshot, vault: Callable[[], Vault], client: Client) 
         snapshot.control_url,
     )
     return world, tuple(problems)
+
+
+def name_of(target: TargetEntry) -> str:
+    """A deployment's name: `project/provider/model`."""
+    return f"{target.provider}/{target.model}"
+
+
+def _queues(routes: Iterable[RouteEntry]) -> dict[str, Queue]:
+    """The queue of each deployment: of all routes that lead to it the longest."""
+    found: dict[str, Queue] = {}
+    for route in routes:
+        queue = route.rules.queue
+        for target in route.targets:
+            known = found.get(name_of(target))
+            if known is None or queue.length > known.length:
+                found[name_of(target)] = queue
+    return found
+
+
+def _deployment(
+    snapshot: Snapshot, name: str, target: TargetEntry, seats: dict[str, Seat], yard: Yard, queue: Queue
+) -> Deployment:
+    project, _, provider = target.provider.partition("/")
+    seat = seats.get(target.provider, _GONE)
+    limited = any(rule.scope == "model" for rule in snapshot.limits.get(project, ()))
+    budgeted = any(rule.scope == "model" for rule in snapshot.budgets.get(project, ()))
+    return Deployment(
+        target,
+        provider,
+        seat,
+        yard.gate(name, queue, seat.max_concurrency),
+        metered=limited or budgeted,
+    )
+
+
+def _way(route: RouteEntry, known: dict[str, Deployment], usual: Timeouts, yard: Yard) -> Way:
+    rules = route.rules
+    now = asyncio.get_running_loop().time()
+    candidates = tuple(
+        yard.fleet.candidate(name_of(t), rules.breaker, now, weight=t.weight, price=t.price) for t in route.targets
+    )
+    hedged = rules.hedge.quantile > 0
+    return Way(
+        route.name,
+        route.project,
+        route.created,
+        tuple(known[name_of(target)] for target in route.targets),
+        rules,
+        _timeouts(rules, usual),
+        candidates,
+        tuple(HedgeClock(candidate.health, rules.hedge) if hedged else None for candidate in candidates),
+        yard.fleet.budget(f"{route.project}/{route.name}"),
+    )
 
 
 def _timeouts(rules: Route, usual: Timeouts) -> Timeouts:

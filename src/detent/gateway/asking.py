@@ -1,0 +1,365 @@
+"""Asking a route's deployments until one has an answer for the client: choice, waiting, retries, hedges, fallbacks.
+
+An asking holds all attempts of one call. It gives the first that is good; what the others came to is told to whoever
+asks (`Listener`), because a failed attempt is counted and a lost hedge costs money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from detent.gateway.attempt import Attempt
+from detent.gateway.carriers import Question, carrier
+from detent.gateway.errors import NoDeployment, Shed, TotalTimedOut, UnknownModel, UpstreamRejected
+from detent.gateway.limits.meter import Grant
+from detent.gateway.model import Band, Failure
+from detent.gateway.operations import Operation
+from detent.gateway.routing import Trial, classify, order, pause, prefix_key, retriable, soonest
+from detent.gateway.world import Deployment, Way, World
+from detent.kernel.clock import Clock
+from detent.kernel.errors import CallerError, DetentError, TooMany, WorldError
+
+_ELSEWHERE: Final = frozenset({"rate_limited", "unavailable"})
+"""What a provider may mean by a 4xx that is not the request's fault, so that the next one is asked."""
+
+
+class Asker(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose call it is and what it may take.
+
+    Attributes:
+        traceparent: W3C trace context for the providers.
+        sticky: the session or user that the call keeps to one deployment for; empty for none.
+        weight: the project's share of contended deployments.
+        queue_seconds: how long the call may wait to begin; 0 leaves it to the route.
+        tokens: expected input and output tokens.
+        keep: whether the answer's text is kept.
+    """
+
+    project: str
+    traceparent: str
+    session: str = ""
+    user: str = ""
+    weight: int = 1
+    band: Band
+    queue_seconds: float = 0.0
+    tokens: tuple[int, int] = (1000, 250)
+    keep: bool = False
+
+
+class Listener(Protocol):
+    """Who wants to know how the asking goes."""
+
+    async def reserve(self, way: Way, deployment: Deployment) -> Grant:
+        """Hold what limits and budgets of the deployment's model want.
+
+        Raises:
+            TooMany: there is no room.
+        """
+        ...
+
+    def failed(self, attempt: Attempt, error: DetentError) -> None:
+        """An attempt came to nothing."""
+        ...
+
+    def lost(self, attempt: Attempt) -> None:
+        """An attempt was overtaken by a hedge, or was the hedge that was overtaken; its prompt may have to be paid."""
+        ...
+
+
+class Asking:
+    """All attempts of one call.
+
+    Attributes:
+        attempts: how many there were.
+        current: the attempt that is under way or has the answer; the last one that failed when none has.
+        way: the route that is being asked: the one that was named, or a fallback.
+        waited: seconds spent in deployments' queues.
+        hedged: whether a second deployment was asked because the first was late.
+    """
+
+    __slots__ = (
+        "_asker",
+        "_clock",
+        "_deadline",
+        "_draw",
+        "_listener",
+        "_loop",
+        "_operation",
+        "_question",
+        "_world",
+        "attempts",
+        "current",
+        "hedged",
+        "waited",
+        "way",
+    )
+
+    def __init__(
+        self,
+        world: World,
+        operation: Operation,
+        question: Question,
+        way: Way,
+        asker: Asker,
+        listener: Listener,
+        *,
+        clock: Clock,
+        draw: Callable[[], float],
+        deadline: float,
+    ) -> None:
+        self._world = world
+        self._operation = operation
+        self._question = question
+        self._asker = asker
+        self._listener = listener
+        self._clock = clock
+        self._draw = draw
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self.way = way
+        self.attempts = 0
+        self.current: Attempt | None = None
+        self.waited = 0.0
+        self.hedged = False
+
+    async def open(self) -> Attempt:
+        """The attempt that has an answer for the client.
+
+        Raises:
+            DetentError: nobody has one; the last failure.
+        """
+        way = self.way
+        fallbacks = way.rules.fallbacks
+        way.budget.called(self._loop.time())
+        if not fallbacks:
+            return await self._through(way, last=True)
+        seen = {way.name}
+        while True:
+            try:
+                return await self._through(way, last=not fallbacks)
+            except DetentError as error:
+                following = self._fallback(way, error, seen)
+                if following is None:
+                    raise
+            seen.add(following.name)
+            self.way = way = following
+            fallbacks = way.rules.fallbacks
+            way.budget.called(self._loop.time())
+
+    def close(self) -> None:
+        """Drop what is under way: the client is gone, or there is no time left."""
+        if self.current is not None:
+            self.current.close()
+
+    def _fallback(self, way: Way, error: DetentError, seen: set[str]) -> Way | None:
+        """The route that answers such a failure; one that was asked already is not asked again."""
+        if isinstance(error, TotalTimedOut) or (failure := _failure(error)) is None:
+            return None
+        for fallback in way.rules.fallbacks:
+            if fallback.route not in seen and (not fallback.on or failure in fallback.on):
+                found = self._world.other(way, fallback.route)
+                if found is not None:
+                    return found
+        return None
+
+    async def _through(self, way: Way, *, last: bool) -> Attempt:
+        """Ask the route's deployments in the order that its policy gives.
+
+        Args:
+            last: whether there is no route to fall back to.
+        """
+        if not way.deployments:
+            raise UnknownModel(
+                f"The route '{way.name}' has no target.", hint="Add one with `detent routes add`.", field="model"
+            )
+        rules, now = way.rules, self._loop.time()
+        places = order(
+            rules,
+            way.candidates,
+            now=now,
+            draw=self._draw,
+            sticky_key=self._sticky(way),
+            prefix_key=prefix_key(self._question.messages) if rules.policy == "prefix_affinity" else b"",
+            streamed=self._question.stream,
+            tokens=self._asker.tokens,
+            last_resort=last,
+        )
+        if not places:
+            raise _nobody(way, now)
+        error: DetentError | None = None
+        while places:
+            place = places.pop(0)
+            failures = 0
+            while True:
+                trial = way.candidates[place].begin(
+                    self._loop.time(), streamed=self._question.stream, force=last and not places and error is None
+                )
+                if trial is None:
+                    break
+                patient = bool(places) or not last or failures + 1 < rules.retry.attempts
+                attempt = self._attempt(way, place, trial, patient=patient)
+                try:
+                    return await self._open(attempt, way, place, places)
+                except (WorldError, CallerError) as found:
+                    error = found
+                    if not _goes_on(found):
+                        raise
+                failures += 1
+                if not await self._may_retry(way, error, failures):
+                    break
+        raise error or _nobody(way, self._loop.time())
+
+    async def _may_retry(self, way: Way, error: DetentError, failures: int) -> bool:
+        """Pause before the same deployment is tried again; False when it is not."""
+        retry = way.rules.retry
+        if failures >= retry.attempts or not retriable(error):
+            return False
+        now = self._loop.time()
+        seconds = pause(retry, failures, self._draw, remaining=self._deadline - now, retry_after=error.retry_after)
+        if seconds is None or not way.budget.retry(now, retry):
+            return False
+        await asyncio.sleep(seconds)
+        return True
+
+    def _attempt(self, way: Way, place: int, trial: Trial, *, patient: bool) -> Attempt:
+        deployment = way.deployments[place]
+        self.attempts += 1
+        return Attempt(
+            deployment,
+            carrier(self._operation, self._question, deployment),
+            trial,
+            patient=patient,
+            keep=self._asker.keep,
+            timeouts=way.timeouts,
+            deadline=self._deadline,
+        )
+
+    async def _open(self, attempt: Attempt, way: Way, place: int, others: list[int]) -> Attempt:
+        """Open an attempt; when it is late and another deployment may be asked too, the first good one of both."""
+        self.current = attempt
+        hedge = way.hedges[place]
+        delay = hedge.delay(self._loop.time(), streamed=self._question.stream) if hedge is not None and others else None
+        if delay is None:
+            try:
+                await self._try(attempt, way)
+            except DetentError as error:
+                self._fail(attempt, error)
+                raise
+            except BaseException:
+                attempt.left(self._loop.time())
+                raise
+            return attempt
+        return await self._hedge(attempt, way, others, delay)
+
+    async def _try(self, attempt: Attempt, way: Way) -> None:
+        asker = self._asker
+        deployment = attempt.deployment
+        if deployment.metered:
+            attempt.grant = await self._listener.reserve(way, deployment)
+        gate = deployment.gate
+        now = self._loop.time()
+        permit = gate.try_enter(now)
+        if permit is None:
+            seconds = asker.queue_seconds
+            deadline = min(now + seconds, self._deadline) if seconds else self._deadline
+            permit = await gate.enter(asker.project, asker.weight, asker.band, deadline)
+            self.waited += self._loop.time() - now
+        attempt.permit = permit
+        await attempt.open(asker.traceparent, self._clock)
+        if attempt.said is not None:
+            attempt.ended(self._loop.time(), None)
+
+    def _fail(self, attempt: Attempt, error: DetentError) -> None:
+        attempt.ended(self._loop.time(), error)
+        attempt.sent = False
+        attempt.close()
+        self._listener.failed(attempt, error)
+
+    async def _hedge(self, first: Attempt, way: Way, others: list[int], delay: float) -> Attempt:
+        running: dict[asyncio.Task[Any], Attempt] = {asyncio.create_task(self._try(first, way)): first}
+        error: DetentError | None = None
+        timeout: float | None = delay
+        try:
+            while running:
+                done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    timeout = None
+                    second = self._second(way, others)
+                    if second is not None:
+                        self.hedged = True
+                        running[asyncio.create_task(self._try(second, way))] = second
+                    continue
+                for task in done:
+                    attempt = running.pop(task)
+                    found = task.exception()
+                    if found is None:
+                        self.current = attempt
+                        return attempt
+                    if not isinstance(found, DetentError):
+                        raise found
+                    self._fail(attempt, found)
+                    error = found
+                    if not _goes_on(found):
+                        raise found
+                if running:
+                    self.current = next(iter(running.values()))
+            assert error is not None
+            raise error
+        finally:
+            await self._drop(running)
+
+    def _second(self, way: Way, others: list[int]) -> Attempt | None:
+        """The hedge, if the budgets allow one; its deployment is not asked again after it."""
+        now = self._loop.time()
+        trial = way.candidates[others[0]].begin(now, streamed=self._question.stream)
+        if trial is None:
+            return None
+        if not way.budget.hedge(now, way.rules.hedge, way.rules.retry):
+            trial.abandoned()
+            return None
+        return self._attempt(way, others.pop(0), trial, patient=True)
+
+    async def _drop(self, running: dict[asyncio.Task[Any], Attempt]) -> None:
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.gather(*running, return_exceptions=True)
+        now = self._loop.time()
+        for attempt in running.values():
+            attempt.left(now)
+            if attempt is not self.current:
+                self._listener.lost(attempt)
+                attempt.close()
+
+    def _sticky(self, way: Way) -> str:
+        kind = way.rules.sticky
+        return "" if not kind else self._asker.session if kind == "session" else self._asker.user
+
+
+def _failure(error: DetentError) -> Failure | None:
+    """The class of failure that a fallback may answer; being shed by our own queue is one, a limit of ours is none."""
+    if isinstance(error, Shed | NoDeployment):
+        return "unavailable"
+    return classify(error)
+
+
+def _goes_on(error: DetentError) -> bool:
+    """Whether another deployment of the route may do better."""
+    if isinstance(error, TotalTimedOut):
+        return False
+    if isinstance(error, UpstreamRejected):
+        return classify(error) in _ELSEWHERE
+    return isinstance(error, WorldError | TooMany)
+
+
+def _nobody(way: Way, now: float) -> NoDeployment:
+    seconds = soonest(way.candidates, now)
+    return NoDeployment(
+        f"No deployment of the route '{way.name}' may be asked now: all have failed or asked to be left alone.",
+        hint="Come back in a moment, or add a target or a fallback to the route.",
+        retry_after=max(min(seconds, 3600.0), 1.0),
+    )
