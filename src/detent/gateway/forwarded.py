@@ -19,7 +19,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_THERE: Final = frozenset({b"authorization", b"content-type", b"accept", b"traceparent"})
+_THERE: Final = frozenset(
+    {b"authorization", b"content-type", b"content-length", b"transfer-encoding", b"accept", b"traceparent"}
+)
 _BACK: Final = frozenset({b"content-type", b"content-length", b"content-disposition", b"retry-after"})
 _TIMEOUTS: Final = Timeouts(connect=2.0, first_token=60.0, idle=60.0, total=3600.0)
 
@@ -54,10 +56,12 @@ async def forward(client: Client, control_url: str, scope: Scope, receive: Recei
 
 async def _exchange(lane: Lane, connection: Connection, scope: Scope, receive: Receive, send: Send) -> None:
     started = False
+    names = {name for name, _ in scope["headers"]}
+    chunked = b"transfer-encoding" in names
     deadline = asyncio.get_running_loop().time() + _TIMEOUTS.total
     try:
         connection.begin_writing(_head(lane, scope), total_deadline=deadline, timeouts=_TIMEOUTS)
-        more = True
+        more = chunked or b"content-length" in names
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -65,8 +69,9 @@ async def _exchange(lane: Lane, connection: Connection, scope: Scope, receive: R
             more = bool(message.get("more_body"))
             body: bytes = message.get("body", b"")
             if body:
-                await connection.write(b"%x\r\n%b\r\n" % (len(body), body))
-        await connection.write(b"0\r\n\r\n")
+                await connection.write(b"%x\r\n%b\r\n" % (len(body), body) if chunked else body)
+        if chunked:
+            await connection.write(b"0\r\n\r\n")
         await connection.head()
         headers = [(name, value) for name, value in connection.headers.items() if name in _BACK]
         started = True
@@ -88,5 +93,5 @@ def _head(lane: Lane, scope: Scope) -> bytes:
     target = path + (b"?" + query if query else b"")
     lines = [scope["method"].encode() + b" " + target + b" HTTP/1.1", b"host: " + lane.endpoint.authority.encode()]
     lines += [name + b": " + value for name, value in scope["headers"] if name in _THERE]
-    lines += [b"transfer-encoding: chunked", b"connection: close", b"", b""]
+    lines += [b"connection: close", b"", b""]
     return b"\r\n".join(lines)

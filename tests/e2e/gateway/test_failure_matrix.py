@@ -37,9 +37,18 @@ class Stage:
         self.first = tools.Upstream()
         self.second = tools.Upstream()
         chain = [self.first.url, self.second.url]
-        publish(tools.snapshot({"m": chain[:1], "two": chain}), folder / "snapshot")
+        self._published = tools.snapshot({"m": chain[:1], "two": chain})
+        self._empty = tools.snapshot({})
+        self._folder = folder / "snapshot"
+        publish(self._published, self._folder)
         self.worker = tools.Worker(folder, FAST)
         self.worker.wait_ready()
+
+    def forget(self) -> None:
+        """Let the worker forget how its deployments fared: for a moment there are none."""
+        for snapshot in (self._empty, self._published):
+            publish(snapshot, self._folder)
+            assert self.worker.get("/v1/models", authorization=f"Bearer {'dtk_' + 'k' * 43}").status == 200
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +63,7 @@ def shared(tools: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def stage(shared: Stage, tools: ModuleType) -> Stage:
     shared.second.script((tools.answer(tools.completion("second")), tools.KEEP))
+    shared.forget()
     return shared
 
 
@@ -446,7 +456,16 @@ def test_429_with_retry_after(stage: Stage, tools: ModuleType) -> None:
     span = stage.worker.span(got)
     assert outcome(span) == ("error", "upstream_rate_limited", 429, 1)
     assert bill(span) == (0, 0, False, 0)
-    stage.first.script((busy, tools.KEEP))
+    # It asked to be left alone, and is: by itself that is an answer of ours, else the next one is asked at once.
+    asked = len(stage.first.requests)
+    got = stage.worker.chat()
+    assert (got.status, json.loads(got.read())["error"]["code"]) == (503, "no_deployment")
+    assert 1 <= int(got.headers["retry-after"]) <= 17
+    got = stage.worker.chat({"model": "two"})
+    assert b"second" in got.read()
+    assert outcome(stage.worker.span(got)) == ("ok", "", 200, 1)
+    assert len(stage.first.requests) == asked
+    stage.forget()
     got = stage.worker.chat({"model": "two"})
     assert b"second" in got.read()
     assert outcome(stage.worker.span(got)) == ("ok", "", 200, 2)

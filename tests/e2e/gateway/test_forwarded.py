@@ -39,6 +39,16 @@ def test_a_large_answer_comes_through(start: Callable[..., Any], tools: ModuleTy
     assert got.read() == data
 
 
+def test_a_body_goes_through(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:
+    worker = begin(start, tools, upstream)
+    data = bytes(range(256)) * 8_000
+    upstream.script((tools.answer(b'{"id": "file_1"}'), tools.HANG_UP))
+    got = worker.ask("POST", "/v1/files", data, {"content-type": "multipart/form-data; boundary=x"})
+    assert got.status == 200
+    assert upstream.requests[-1].raw == data
+    assert upstream.requests[-1].headers["content-type"] == "multipart/form-data; boundary=x"
+
+
 def test_errors_are_the_control_planes(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:
     worker = begin(start, tools, upstream)
     upstream.script((tools.answer(b'{"error": {}}', "404 Not Found"), tools.HANG_UP))
