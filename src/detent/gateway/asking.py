@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -18,7 +19,7 @@ from detent.gateway.errors import NoDeployment, Shed, TotalTimedOut, UnknownMode
 from detent.gateway.limits.meter import Grant
 from detent.gateway.model import Band, Failure
 from detent.gateway.operations import Operation
-from detent.gateway.routing import Trial, classify, order, pause, prefix_key, retriable, soonest
+from detent.gateway.routing import Trial, classify, fallbacks, order, pause, prefix_key, retriable, soonest
 from detent.gateway.world import Deployment, Way, World
 from detent.kernel.clock import Clock
 from detent.kernel.errors import CallerError, DetentError, TooMany, WorldError
@@ -86,6 +87,7 @@ class Asking:
         "_clock",
         "_deadline",
         "_draw",
+        "_failures",
         "_listener",
         "_loop",
         "_operation",
@@ -120,6 +122,7 @@ class Asking:
         self._draw = draw
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
+        self._failures: set[Failure] = set()
         self.way = way
         self.attempts = 0
         self.current: Attempt | None = None
@@ -133,22 +136,22 @@ class Asking:
             DetentError: nobody has one; the last failure.
         """
         way = self.way
-        fallbacks = way.rules.fallbacks
-        way.budget.called(self._loop.time())
-        if not fallbacks:
+        others = way.rules.fallbacks
+        way.budget.called(monotonic())
+        if not others:
             return await self._through(way, last=True)
         seen = {way.name}
         while True:
             try:
-                return await self._through(way, last=not fallbacks)
+                return await self._through(way, last=not others)
             except DetentError as error:
                 following = self._fallback(way, error, seen)
                 if following is None:
                     raise
             seen.add(following.name)
             self.way = way = following
-            fallbacks = way.rules.fallbacks
-            way.budget.called(self._loop.time())
+            others = way.rules.fallbacks
+            way.budget.called(monotonic())
 
     def close(self) -> None:
         """Drop what is under way: the client is gone, or there is no time left."""
@@ -156,14 +159,14 @@ class Asking:
             self.current.close()
 
     def _fallback(self, way: Way, error: DetentError, seen: set[str]) -> Way | None:
-        """The route that answers such a failure; one that was asked already is not asked again."""
-        if isinstance(error, TotalTimedOut) or (failure := _failure(error)) is None:
+        """The route that answers such failures; one that was asked already is not asked again."""
+        failure = _failure(error)
+        if isinstance(error, TotalTimedOut) or failure is None:
             return None
-        for fallback in way.rules.fallbacks:
-            if fallback.route not in seen and (not fallback.on or failure in fallback.on):
-                found = self._world.other(way, fallback.route)
-                if found is not None:
-                    return found
+        failures, self._failures = self._failures | {failure}, set()
+        for name in fallbacks(way.rules, failures):
+            if name not in seen and (found := self._world.other(way, name)) is not None:
+                return found
         return None
 
     async def _through(self, way: Way, *, last: bool) -> Attempt:
@@ -176,7 +179,7 @@ class Asking:
             raise UnknownModel(
                 f"The route '{way.name}' has no target.", hint="Add one with `detent routes add`.", field="model"
             )
-        rules, now = way.rules, self._loop.time()
+        rules, now = way.rules, monotonic()
         places = order(
             rules,
             way.candidates,
@@ -196,7 +199,7 @@ class Asking:
             failures = 0
             while True:
                 trial = way.candidates[place].begin(
-                    self._loop.time(), streamed=self._question.stream, force=last and not places and error is None
+                    monotonic(), streamed=self._question.stream, force=last and not places and error is None
                 )
                 if trial is None:
                     break
@@ -211,7 +214,7 @@ class Asking:
                 failures += 1
                 if not await self._may_retry(way, error, failures):
                     break
-        raise error or _nobody(way, self._loop.time())
+        raise error or _nobody(way, monotonic())
 
     async def _may_retry(self, way: Way, error: DetentError, failures: int) -> bool:
         """Pause before the same deployment is tried again; False when it is not."""
@@ -242,7 +245,7 @@ class Asking:
         """Open an attempt; when it is late and another deployment may be asked too, the first good one of both."""
         self.current = attempt
         hedge = way.hedges[place]
-        delay = hedge.delay(self._loop.time(), streamed=self._question.stream) if hedge is not None and others else None
+        delay = hedge.delay(monotonic(), streamed=self._question.stream) if hedge is not None and others else None
         if delay is None:
             try:
                 await self._try(attempt, way)
@@ -250,7 +253,7 @@ class Asking:
                 self._fail(attempt, error)
                 raise
             except BaseException:
-                attempt.left(self._loop.time())
+                attempt.left()
                 raise
             return attempt
         return await self._hedge(attempt, way, others, delay)
@@ -271,10 +274,12 @@ class Asking:
         attempt.permit = permit
         await attempt.open(asker.traceparent, self._clock)
         if attempt.said is not None:
-            attempt.ended(self._loop.time(), None)
+            attempt.ended(None)
 
     def _fail(self, attempt: Attempt, error: DetentError) -> None:
-        attempt.ended(self._loop.time(), error)
+        attempt.ended(error)
+        if (failure := _failure(error)) is not None:
+            self._failures.add(failure)
         attempt.sent = False
         attempt.close()
         self._listener.failed(attempt, error)
@@ -314,7 +319,7 @@ class Asking:
 
     def _second(self, way: Way, others: list[int]) -> Attempt | None:
         """The hedge, if the budgets allow one; its deployment is not asked again after it."""
-        now = self._loop.time()
+        now = monotonic()
         trial = way.candidates[others[0]].begin(now, streamed=self._question.stream)
         if trial is None:
             return None
@@ -328,9 +333,12 @@ class Asking:
             task.cancel()
         if running:
             await asyncio.gather(*running, return_exceptions=True)
-        now = self._loop.time()
+        won = self.current is not None and self.current not in running.values()
         for attempt in running.values():
-            attempt.left(now)
+            if not won:
+                attempt.left()
+            else:
+                attempt.left(outrun=True)
             if attempt is not self.current:
                 self._listener.lost(attempt)
                 attempt.close()

@@ -7,6 +7,8 @@ delivered, or left.
 
 from __future__ import annotations
 
+import asyncio
+from time import monotonic
 from typing import Final
 
 from detent.gateway.admission import Permit
@@ -49,6 +51,7 @@ class Attempt:
     __slots__ = (
         "_deadline",
         "_keep",
+        "_loop",
         "_over",
         "_patient",
         "_timeouts",
@@ -96,6 +99,7 @@ class Attempt:
         self.content_type = b""
         self.sent = False
         self.grant = FREE
+        self._loop = asyncio.get_running_loop()
         self._over = False
         self._patient = patient
         self._keep = MAX_CONTENT if keep else 0
@@ -185,15 +189,15 @@ class Attempt:
 
     # How it goes
 
-    def first_output(self, now: float) -> None:
+    def first_output(self) -> None:
         """Its first real output is there."""
         if not self.first:
             self.first = True
-            self.trial.answered(now)
+            self.trial.answered(monotonic())
             if self.permit is not None:
-                self.permit.first_output(now)
+                self.permit.first_output(self._loop.time())
 
-    def ended(self, now: float, error: DetentError | None) -> None:
+    def ended(self, error: DetentError | None) -> None:
         """It is over, well or not. The first report of an end counts."""
         if self._over:
             return
@@ -201,31 +205,34 @@ class Attempt:
         permit = self.permit
         if error is None:
             if self.stream is not None:
-                self.first_output(now)
-            self.trial.succeeded(now)
+                self.first_output()
+            self.trial.succeeded(monotonic())
             if permit is not None:
-                self._leave(permit, now)
+                self._leave(permit)
             return
         failure = classify(error)
         if failure is None and not isinstance(error, UpstreamRejected):
             self.trial.abandoned()  # it never came to asking
         else:
-            self.trial.failed(now, failure, retry_after=error.retry_after)
+            self.trial.failed(monotonic(), failure, retry_after=error.retry_after)
         if permit is not None:
-            permit.leave(now, "overloaded" if failure == "rate_limited" else "failed")
+            permit.leave(self._loop.time(), "overloaded" if failure == "rate_limited" else "failed")
 
-    def _leave(self, permit: Permit, now: float) -> None:
+    def _leave(self, permit: Permit) -> None:
         usage = self.stream.usage if self.stream is not None else None
         tokens = usage.output_tokens if usage is not None else 0
-        permit.leave(now, "good", tokens)
+        permit.leave(self._loop.time(), "good", tokens)
 
-    def left(self, now: float) -> None:
+    def left(self, *, outrun: bool = False) -> None:
         """It was given up through no fault of the deployment: the client went away, or another was quicker."""
         if not self._over:
             self._over = True
-            self.trial.abandoned()
+            if outrun:
+                self.trial.outrun(monotonic())
+            else:
+                self.trial.abandoned()
             if self.permit is not None:
-                self.permit.leave(now, "abandoned")
+                self.permit.leave(self._loop.time(), "abandoned")
 
     # What came of it
 

@@ -359,11 +359,10 @@ class Call:
         assert connection is not None
         fault: WorldError | None = None
         block = attempt.block
-        loop = asyncio.get_running_loop()
         while not stream.done:
             if self._first is None and stream.begun:
                 self._first = self._plane.clock.monotonic() - self._started
-                attempt.first_output(loop.time())
+                attempt.first_output()
                 connection.begin()
             if stream.failure is not None:
                 fault = stream.failure
@@ -385,7 +384,7 @@ class Call:
             block = stream.feed(data)
         if self._first is None and stream.begun:
             self._first = self._plane.clock.monotonic() - self._started
-        attempt.ended(loop.time(), fault)
+        attempt.ended(fault)
         if fault is not None:
             self._error = fault.code
             attempt.sent = stream.begun
@@ -449,7 +448,7 @@ class Call:
         if self._recorded:  # the answer was complete but for the last bytes
             return
         if self._attempt is not None:
-            self._attempt.left(asyncio.get_running_loop().time())
+            self._attempt.left()
         self._error = CLIENT_GONE if self._gone else Draining.code
         self._http_status = 499 if self._gone else 503
         self._record()

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +36,7 @@ from detent.gateway.limits.meter import Meter
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import OPERATIONS, Operation
 from detent.gateway.snapshot import KeyEntry
+from detent.gateway.standing import WorkerStanding, write_standing
 from detent.gateway.upstream import Client, Lane
 from detent.gateway.world import Deployment, Way, World, Yard, build_world
 from detent.guard.vault import Vault
@@ -58,6 +60,7 @@ class Plane:
 
     Args:
         home: the data folder.
+        worker: this one's name among those that share the port.
         meter: holds the limits and budgets; run while the worker lives.
         spool: takes a span; False when it is full.
         vault: opens providers' credentials; asked for only when there are any.
@@ -69,6 +72,7 @@ class Plane:
         settings: GatewaySettings,
         telemetry: TelemetrySettings,
         *,
+        worker: str = "0",
         client: Client,
         meter: Meter,
         metrics: Metrics,
@@ -85,6 +89,8 @@ class Plane:
         self.world: World | None = None
         self.draining = False
         self._folder = home / "snapshot"
+        self._run = home / "run"
+        self._worker = worker
         self._telemetry = telemetry
         self._client = client
         self._spool = spool
@@ -351,6 +357,17 @@ class Plane:
             if ticks % _SAVE_TICKS == 0:
                 self._set_gauges()
                 self.metrics.save()
+                self._write_standing()
+
+    def _write_standing(self) -> None:
+        standing = WorkerStanding(
+            worker=self._worker,
+            at=self.clock.now(),
+            inflight=self._inflight,
+            deployments=self.yard.fleet.status(monotonic()),
+            gates={name: gate.status() for name, gate in self.yard.gates.items()},
+        )
+        write_standing(self._run, standing)
 
     async def refresh(self) -> None:
         """Swap in the published snapshot if it is another; a damaged one is reported and the old one stays."""

@@ -88,6 +88,7 @@ def _serve(settings: Settings, listening: socket.socket, *, worker: str) -> None
         home,
         limits,
         settings.telemetry,
+        worker=worker,
         client=Client(
             Timeouts(limits.connect_timeout, limits.first_token_timeout, limits.idle_timeout, limits.total_timeout)
         ),

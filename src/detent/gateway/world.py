@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -297,7 +298,7 @@ def _deployment(
 
 def _way(route: RouteEntry, known: dict[str, Deployment], usual: Timeouts, yard: Yard) -> Way:
     rules = route.rules
-    now = asyncio.get_running_loop().time()
+    now = monotonic()
     candidates = tuple(
         yard.fleet.candidate(name_of(t), rules.breaker, now, weight=t.weight, price=t.price) for t in route.targets
     )
