@@ -207,16 +207,16 @@ class Queue(msgspec.Struct, frozen=True):
 
     Attributes:
         deadline_ms: how long a call may wait to begin; its client can ask for less with `x-detent-deadline-ms`.
-        pace_ms: time per output token that the deployment is to keep: as many calls at once as that allows. 0 finds a
-            sensible number by itself.
         length: calls that wait at most, per deployment and worker.
         order: `newest_first` serves in time whom it serves; `fifo` for those who want it.
+        pace_ms: time per output token that the deployment is to keep: as many calls at once as that allows. 0 finds a
+            sensible number by itself.
     """
 
     deadline_ms: int = 10_000
-    pace_ms: int = 0
     length: int = 256
     order: Literal["newest_first", "fifo"] = "newest_first"
+    pace_ms: int = 0
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

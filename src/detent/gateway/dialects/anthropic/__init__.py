@@ -76,6 +76,11 @@ class AnthropicAsked:
         return self._head.max_tokens
 
     @property
+    def answers(self) -> int:
+        """How many answers are asked for."""
+        return 1
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """`gen_ai.request.*` attributes."""
         found: dict[str, Any] = {}

@@ -54,6 +54,11 @@ class OpenAiAsked:
         return self.body.head.max_completion_tokens or self.body.head.max_tokens
 
     @property
+    def answers(self) -> int:
+        """How many answers are asked for."""
+        return self.body.head.n or 1
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """`gen_ai.request.*` attributes."""
         head = self.body.head
