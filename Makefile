@@ -64,6 +64,9 @@ bench: $(VENV)/.dev assets ## measure, and write docs/benchmarks.md
 bench-gateway: $(VENV)/.dev assets ## the gateway beside others, and docs/benchmarks/gateway.md; half an hour
 	$(BIN)/python benchmarks/gateway_peers.py
 
+bench-resilience: $(VENV)/.dev assets ## outages, swaps and kills under load, and docs/benchmarks/resilience.md; five minutes
+	$(BIN)/python benchmarks/resilience.py
+
 # Training needs torch, which has an environment of its own: the CPU build, from wherever pip is configured to find it.
 $(TUNE)/.tune: requirements/runtime.txt requirements/dev.txt requirements/tune.txt pyproject.toml
 	$(PYTHON) -m venv $(TUNE)
@@ -80,4 +83,4 @@ tiny: $(TUNE)/.tune ## train the embedded model anew, compare digests, run the t
 docs: $(VENV)/.dev ## write the reference pages anew
 	$(BIN)/python tools/docs.py
 
-.PHONY: help install up lock gates browser test soak bench bench-gateway tiny docs assets
+.PHONY: help install up lock gates browser test soak bench bench-gateway bench-resilience tiny docs assets

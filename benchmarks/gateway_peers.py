@@ -96,12 +96,17 @@ class Provider:
     """The mock provider, and how it is told to behave."""
 
     def __init__(self, *options: str) -> None:
-        command = [sys.executable, str(HERE / "mock_provider.py"), *options]
+        self.port = 0
+        self.start(*options)
+
+    def start(self, *options: str) -> None:
+        """Start it, after a `stop` on the same port again."""
+        command = [sys.executable, str(HERE / "mock_provider.py"), "--port", str(self.port), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
 
-    def tell(self, **options: float) -> None:
+    def tell(self, **options: float | str) -> None:
         """Change what it does. Only over plain HTTP."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request("POST", "/mock", json.dumps(options))

@@ -45,7 +45,7 @@ import charts
 import detent
 import report
 from detent.gateway.keys import hash_token
-from detent.gateway.model import Target
+from detent.gateway.model import Route, Target
 from detent.gateway.snapshot import KeyEntry, ProviderEntry, RouteEntry, Snapshot, TargetEntry, publish
 from detent.kernel.identity import Permission
 from detent.kernel.money import Price
@@ -132,14 +132,24 @@ class WorkerStage(Stage):
 
     name = "worker"
 
-    def __init__(self, home: Path, url: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        providers: Mapping[str, str],
+        *,
+        routes: Mapping[str, Sequence[str]] = ROUTES,
+        rules: Route | None = None,
+        **settings: str,
+    ) -> None:
         self.keys = [f"dtk_{letter * 43}" for letter in "abc"]
         self._home = home
-        self._url = url
+        self._providers = providers
+        self._routes = routes
+        self._rules = rules or Route(name="", project="", targets=())
         self._position = 0
         self.swap()
         self.port = free_port()
-        environment = {"DETENT_HOME": str(home), "DETENT_GATEWAY_PORT": str(self.port), **own_tree()}
+        environment = {"DETENT_HOME": str(home), "DETENT_GATEWAY_PORT": str(self.port), **own_tree(), **settings}
         self._process = spawn([sys.executable, "-m", "detent.gateway"], home / "log", environment)
         self._reader = SpoolReader(home / "spool")
         self._counts: collections.Counter[str] = collections.Counter()
@@ -154,27 +164,21 @@ class WorkerStage(Stage):
 
     def swap(self) -> None:
         self._position += 1
-        base = everything_on(self._url)
+        base = everything_on("")
+        tokens = [*self.keys, f"dtk_{self._position:043d}"]
+        rights = (Permission.GATEWAY_CALL,)
+        routes = {}
+        for name, targets in self._routes.items():
+            split = [target.partition("/") for target in targets]
+            found = tuple(TargetEntry(f"default/{provider}", model, 1, PRICE) for provider, _, model in split)
+            routes[f"default/{name}"] = RouteEntry(name, "default", 0, found, self._rules)
         snapshot = Snapshot(
             base.format,
             self._position,
             time.time_ns(),
-            {
-                str(hash_token(token)): KeyEntry(f"key{number}", "default", (), 0, (Permission.GATEWAY_CALL,))
-                for number, token in enumerate([*self.keys, f"dtk_{self._position:043d}"])
-            },
-            {f"default/{name}": ProviderEntry(name, "openai", self._url, "", True) for name in ("good", "bad")},
-            {
-                f"default/{name}": RouteEntry(
-                    name,
-                    "default",
-                    0,
-                    tuple(
-                        TargetEntry(f"default/{t.partition('/')[0]}", t.partition("/")[2], 1, PRICE) for t in targets
-                    ),
-                )
-                for name, targets in ROUTES.items()
-            },
+            {str(hash_token(token)): KeyEntry(f"key{n}", "default", (), 0, rights) for n, token in enumerate(tokens)},
+            {f"default/{n}": ProviderEntry(n, "openai", url, "", True) for n, url in self._providers.items()},
+            routes,
             limits=base.limits,
             budgets=base.budgets,
         )
@@ -208,7 +212,9 @@ class WholeStage(Stage):
 
     name = "whole"
 
-    def __init__(self, home: Path, url: str) -> None:
+    def __init__(
+        self, home: Path, providers: Mapping[str, str], *, routes: Mapping[str, Sequence[str]] = ROUTES
+    ) -> None:
         from detent.kernel.settings import load_settings
 
         ports = {name: str(free_port()) for name in ("DETENT_GATEWAY_PORT", "DETENT_PORT", "DETENT_ENGINE_PORT")}
@@ -220,9 +226,9 @@ class WholeStage(Stage):
         until(lambda: answers(self.port, "/readyz"), 60, "detent up is ready")
         with self._platform() as platform:
             operator = platform.access.operator()
-            for name in ("good", "bad"):
+            for name, url in providers.items():
                 platform.gateway.save_provider(operator, name, url=url, allow_private=True)
-            for name, targets in ROUTES.items():
+            for name, targets in routes.items():
                 found = tuple(Target(t.partition("/")[0], t.partition("/")[2]) for t in targets)
                 platform.gateway.save_route(operator, name, found)
                 for target in found:
@@ -578,7 +584,7 @@ def main() -> int:
             if given.only in {None, kind.name}:
                 home = Path(folder) / kind.name / "home"
                 home.mkdir(parents=True)
-                stages.append(kind(home, url))
+                stages.append(kind(home, {"good": url, "bad": url}))
                 stack.callback(stages[-1].stop)
         result = run(stages, given.minutes * 60, given.rate)
     kept = {
