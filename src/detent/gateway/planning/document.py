@@ -392,6 +392,11 @@ def short_entry(noun: Noun, value: Any) -> dict[str, Any]:
     return entry
 
 
+def variable_for(provider: str) -> str:
+    """The environment variable that a provider's credential is looked for in, where nothing else was said."""
+    return "".join(c if c.isalnum() else "_" for c in provider.upper()) + "_API_KEY"
+
+
 # Writing
 
 

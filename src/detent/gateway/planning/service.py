@@ -18,7 +18,7 @@ from detent.gateway.facts import (
 )
 from detent.gateway.model import EMBEDDED, EMBEDDED_MODEL, Route, Target
 from detent.gateway.planning.diff import base_of, diff, merged, plan_digest
-from detent.gateway.planning.document import placed
+from detent.gateway.planning.document import placed, variable_for
 from detent.gateway.planning.dryrun import PriceOf, call_of, dry_run
 from detent.gateway.planning.model import Call, Change, Configuration, DryRun, Plan
 from detent.gateway.prices import price_of, shipped_prices
@@ -329,11 +329,6 @@ class Planning:
             after = page.after
             if not after:
                 return found, True
-
-
-def variable_for(provider: str) -> str:
-    """The environment variable that a provider's credential is looked for in, where nothing else was said."""
-    return "".join(c if c.isalnum() else "_" for c in provider.upper()) + "_API_KEY"
 
 
 def _pricing(configuration: Configuration, now: int) -> PriceOf:
