@@ -235,7 +235,7 @@ class _Import:
     def _provider(self, place: str, prefix: str, kind: Kind, given: Mapping[str, str], key: Any) -> str:
         """The name of the provider, made where there is none like it; empty when there can be none."""
         base = given["api_base"] or given["base_url"]
-        url = _url(prefix, kind, base)
+        url = _url(prefix, kind, base, versioned=bool(given["api_version"]))
         if (not url and (kind.dialect, kind.flavour) not in DEFAULT_URLS) or (prefix in NEED_BASE and not base):
             self._left_out(place, f"A provider of the kind '{prefix}' needs an api_base.")
             return ""
@@ -571,15 +571,15 @@ def _weights(deployments: Sequence[_Deployment]) -> Iterator[int]:
     yield from (1 for _deployment in deployments)
 
 
-def _url(prefix: str, kind: Kind, base: str) -> str:
+def _url(prefix: str, kind: Kind, base: str, *, versioned: bool) -> str:
     """The base URL as our dialects want it."""
     url = (base or kind.url).strip().rstrip("/")
     if not base:
         return url
     if prefix in {"ollama", "ollama_chat"} and not url.endswith("/v1"):
         return f"{url}/v1"
-    if prefix == "azure" and "/openai" not in url:
-        return f"{url}/openai/v1"
+    if prefix == "azure" and not versioned and "/openai" not in url:
+        return f"{url}/openai/v1"  # with a version each deployment has a path of its own below the host
     return url
 
 

@@ -12,6 +12,7 @@ from detent.gateway.checks import Known, check_budget, check_limit, check_provid
 from detent.gateway.facts import (
     BudgetRemoved,
     LimitRemoved,
+    PriceRemoved,
     PriceSet,
     ProviderRemoved,
     RouteRemoved,
@@ -232,7 +233,7 @@ class Planning:
             routes=routes,
             limits=limits,
             budgets=budgets,
-            prices={**before.prices, **whole.prices},
+            prices=whole.prices,
             credentials=whole.credentials,
         )
 
@@ -355,6 +356,8 @@ def _body(change: Change, after: Configuration) -> FactBody:
     name = change.name
     if change.noun == "price":
         provider, _slash, model = name.partition("/")
+        if change.action == "removed":
+            return PriceRemoved(provider=provider, model=model)
         return PriceSet(provider=provider, model=model, price=after.prices[name])
     if change.action == "removed":
         removed: dict[str, type[FactBody]] = {

@@ -96,7 +96,7 @@ def test_several_deployments_are_one_route() -> None:
     found = imported(BALANCED, ENVIRONMENT)
     made = found.configuration
     assert {name: (p.dialect, p.url, p.api_version) for name, p in made.providers.items()} == {
-        "azure-contoso-eu": ("openai", "https://contoso-eu.openai.azure.com/openai/v1", "2024-10-21"),
+        "azure-contoso-eu": ("openai", "https://contoso-eu.openai.azure.com", "2024-10-21"),
         "azure-contoso-us": ("openai", "https://contoso-us.openai.azure.com/openai/v1", ""),
         "openai": ("openai", "https://api.openai.com/v1", ""),
         "anthropic": ("anthropic", "https://api.anthropic.com", ""),
