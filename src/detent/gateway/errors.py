@@ -92,6 +92,12 @@ class UnknownPath(NotFound):
     code = "unknown_path"
 
 
+class UnknownResponse(NotFound):
+    """A response or an item of one is named that is not stored, or not in this project."""
+
+    code = "response_not_found"
+
+
 class SlowRequest(CallerError):
     """The request did not arrive in time."""
 

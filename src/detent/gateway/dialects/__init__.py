@@ -44,6 +44,7 @@ CLIENTS: Final[Mapping[str, ClientDialect]] = _Known(
     {
         "openai": "openai",
         "anthropic": "anthropic",
+        "responses": "responses",
     },
 )
 """What clients may speak."""
@@ -53,6 +54,9 @@ PROVIDERS: Final[Mapping[str, ProviderDialect]] = _Known(
     {
         "openai": "openai",
         "anthropic": "anthropic",
+        "responses": "responses_provider",
+        "gemini": "gemini",
+        "bedrock": "bedrock",
     },
 )
 """What providers may speak."""

@@ -72,6 +72,7 @@ _OLD: Final = Quirks(max_tokens_field="max_tokens", developer=False)
 
 OPENAI: Final = Quirks(own_models=True)
 ANTHROPIC: Final = Quirks(auth="x-api-key", path="/v1/messages")
+GEMINI: Final = Quirks(auth="x-goog-api-key")
 FLAVOURS: Final[dict[str, Quirks]] = {
     "openai": OPENAI,
     "azure": msgspec.structs.replace(OPENAI, auth="api-key"),
@@ -166,6 +167,8 @@ def quirks_of(flavour: str, *, dialect: str = "openai", api_version: str = "") -
     """
     if dialect == "anthropic":
         return ANTHROPIC
+    if dialect == "gemini":
+        return GEMINI
     found = FLAVOURS.get(flavour, OPENAI)
     if flavour == "azure" and api_version:
         path = "/openai/deployments/{model}/chat/completions?api-version=" + quote(api_version, safe="")

@@ -23,18 +23,15 @@ class OpenAiAsked:
 
     Attributes:
         body: as the pass-through knows it.
+        legacy: whether the client knows functions only, as they were before tools.
     """
 
-    __slots__ = ("_raw", "body")
+    __slots__ = ("_raw", "body", "legacy")
 
     def __init__(self, body: ChatBody, raw: bytes) -> None:
         self.body = body
         self._raw = raw
-
-    @property
-    def legacy(self) -> bool:
-        """Whether the client knows functions only, as they were before tools."""
-        return b'"functions"' in self._raw and b'"tools"' not in self._raw
+        self.legacy = b'"functions"' in raw and b'"tools"' not in raw
 
     @property
     def model(self) -> str:
