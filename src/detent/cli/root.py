@@ -45,6 +45,7 @@ NOUNS: Final[dict[str, tuple[str, str]]] = {
     "blobs": ("detent.cli.blobs:blobs", "Stored bytes and their integrity."),
     "users": ("detent.cli.users:users", "People who sign in to the console."),
     "settings": ("detent.cli.settings:settings", "All settings, their values and where those come from."),
+    "import": ("detent.cli.importing:importing", "Take over the configuration of another gateway."),
     "completion": ("detent.cli.completion:completion", "Shell completion for bash, zsh and fish."),
     "control": ("detent.cli.processes:control", ""),
     "worker": ("detent.cli.processes:worker", ""),

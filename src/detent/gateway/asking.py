@@ -14,7 +14,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from detent.gateway.attempt import Attempt
-from detent.gateway.carriers import Question, carrier
+from detent.gateway.carriers import Headers, carrier
+from detent.gateway.dialects.port import Asked
 from detent.gateway.errors import NoDeployment, Shed, TotalTimedOut, UnknownModel, UpstreamRejected
 from detent.gateway.limits.meter import Grant
 from detent.gateway.model import Band, Failure
@@ -22,7 +23,7 @@ from detent.gateway.operations import Operation
 from detent.gateway.routing import Trial, classify, fallbacks, order, pause, prefix_key, retriable, soonest
 from detent.gateway.world import Deployment, Way, World
 from detent.kernel.clock import Clock
-from detent.kernel.errors import CallerError, DetentError, TooMany, WorldError
+from detent.kernel.errors import CallerError, DetentError, InvalidInput, TooMany, WorldError
 
 _ELSEWHERE: Final = frozenset({"rate_limited", "unavailable"})
 """What a provider may mean by a 4xx that is not the request's fault, so that the next one is asked."""
@@ -38,6 +39,7 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
         queue_seconds: how long the call may wait to begin; 0 leaves it to the route.
         tokens: expected input and output tokens.
         keep: whether the answer's text is kept.
+        headers: the client's own that go along to a provider of the same dialect.
     """
 
     project: str
@@ -49,6 +51,7 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     queue_seconds: float = 0.0
     tokens: tuple[int, int] = (1000, 250)
     keep: bool = False
+    headers: Headers = ()
 
 
 class Listener(Protocol):
@@ -104,7 +107,7 @@ class Asking:
         self,
         world: World,
         operation: Operation,
-        question: Question,
+        question: Asked,
         way: Way,
         asker: Asker,
         listener: Listener,
@@ -233,7 +236,7 @@ class Asking:
         self.attempts += 1
         return Attempt(
             deployment,
-            carrier(self._operation, self._question, deployment),
+            carrier(self._operation, self._question, deployment, self._asker.headers),
             trial,
             patient=patient,
             keep=self._asker.keep,
@@ -361,7 +364,7 @@ def _goes_on(error: DetentError) -> bool:
         return False
     if isinstance(error, UpstreamRejected):
         return classify(error) in _ELSEWHERE
-    return isinstance(error, WorldError | TooMany)
+    return isinstance(error, WorldError | TooMany | InvalidInput)  # what one dialect cannot say another may
 
 
 def _nobody(way: Way, now: float) -> NoDeployment:

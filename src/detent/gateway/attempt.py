@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final
 
 from detent.gateway.admission import Permit
-from detent.gateway.answer import Said, failure, is_passed_on, read_answer
+from detent.gateway.answer import Said, failure, is_passed_on
 from detent.gateway.carriers import Carrier, Stream
 from detent.gateway.errors import BadAnswer, CredentialUnusable, UpstreamCut, UpstreamRejected
 from detent.gateway.limits.meter import FREE
@@ -133,7 +133,7 @@ class Attempt:
         try:
             streamed = self.carrier.streams(connection.headers)
         except BadAnswer:
-            read_answer(await connection.read_all())  # an error says what it is
+            self.carrier.whole(await connection.read_all())  # an error says what it is
             raise
         if streamed:
             await self._hold(connection)

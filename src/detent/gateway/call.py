@@ -20,8 +20,12 @@ from typing import Any, Final, Protocol
 from detent.gateway.answer import holds_error
 from detent.gateway.asking import Asker, Asking
 from detent.gateway.attempt import MAX_CONTENT, Attempt
-from detent.gateway.body import check_parts, read_body
-from detent.gateway.carriers import Question, Stream
+from detent.gateway.body import check_parts
+from detent.gateway.carriers import Stream
+from detent.gateway.dialects import CLIENTS
+from detent.gateway.dialects.anthropic import read_count, write_count
+from detent.gateway.dialects.counting import estimate_tokens
+from detent.gateway.dialects.port import Asked
 from detent.gateway.errors import (
     CLIENT_GONE,
     BodyTooLarge,
@@ -33,7 +37,6 @@ from detent.gateway.errors import (
     UnsupportedEncoding,
     UpstreamCut,
     UpstreamRejected,
-    openai_body,
 )
 from detent.gateway.limits.estimate import Typical
 from detent.gateway.limits.headers import Headers
@@ -143,7 +146,7 @@ class Call:
         self._trace_id = found[1].decode() if found else new_trace_id()
         self._parent_id = found[2].decode() if found else ""
         self._span_id = new_span_id()
-        self._asked: Question | None = None
+        self._asked: Asked | None = None
         self._world: World | None = None
         self._way: Way | None = None
         self._asking: Asking | None = None
@@ -199,27 +202,22 @@ class Call:
             )
         self._way = way
         self._deadline = asyncio.get_running_loop().time() + way.timeouts.total
+        if self._operation.kind == "count":
+            await self._count(way, asked)
+            return
         if self._plane.meter.concerns(self._key.project):
             self._grant = await self._plane.meter.reserve(self._wanted(way, asked))
-        asking = self._asking = Asking(
-            world,
-            self._operation,
-            asked,
-            way,
-            self._asker(way, asked),
-            self,
-            clock=self._plane.clock,
-            draw=random.random,
-            deadline=self._deadline,
-        )
+        asking = self._asking = self._begin(way, asked)
         await self._deliver(await asking.open())
 
-    def _ask(self, raw: bytes) -> Question:
+    def _ask(self, raw: bytes) -> Asked:
         depth = self._plane.settings.max_depth
         check_parts(raw, self._plane.settings.max_parts)
         if self._operation.kind == "proxy":
             return read_proxied(raw, self._headers.get(b"content-type", b"").decode("latin-1"), max_depth=depth)
-        return read_body(raw, max_depth=depth)
+        if self._operation.kind == "count":
+            return read_count(raw, max_depth=depth)
+        return CLIENTS[self._operation.dialect].read(raw, max_depth=depth)
 
     async def _read(self, receive: Receive) -> bytes:
         if self._headers.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -244,9 +242,36 @@ class Call:
                 raise _too_large(limit)
         return b"".join(parts)
 
+    async def _count(self, way: Way, asked: Asked) -> None:
+        """Tokens of a request: as its provider counts them where it can, else as we estimate them."""
+        if way.deployments and all(d.dialect == self._operation.dialect for d in way.deployments):
+            asking = self._asking = self._begin(way, asked)
+            attempt = await asking.open()
+            assert attempt.said is not None
+            attempt.sent = False  # counting is free
+            data = attempt.said.data
+        else:
+            data = write_count(estimate_tokens(asked.neutral()))
+        self._record()
+        await self._answer(200, data)
+
+    def _begin(self, way: Way, asked: Asked) -> Asking:
+        assert self._world is not None
+        return Asking(
+            self._world,
+            self._operation,
+            asked,
+            way,
+            self._asker(way, asked),
+            self,
+            clock=self._plane.clock,
+            draw=random.random,
+            deadline=self._deadline,
+        )
+
     # Limits and budgets
 
-    def _wanted(self, way: Way, asked: Question, deployment: Deployment | None = None) -> Wanted:
+    def _wanted(self, way: Way, asked: Asked, deployment: Deployment | None = None) -> Wanted:
         """What the call may take, of the route's dearest deployment, or of one of them."""
         typical = self._plane.typical.expect(way.name, asked.max_tokens, answers=asked.answers)
         usage = Usage(estimate(len(asked.messages)), typical if self._operation.kind == "chat" else 0)
@@ -275,7 +300,7 @@ class Call:
 
     # Attempts
 
-    def _asker(self, way: Way, asked: Question) -> Asker:
+    def _asker(self, way: Way, asked: Asked) -> Asker:
         key, rules, world = self._key, way.rules, self._world
         assert world is not None
         return Asker(
@@ -290,7 +315,15 @@ class Call:
             if rules.policy == "cheapest"
             else (1000, 250),
             keep=self._keeps_content(),
+            headers=self._passed_headers(),
         )
+
+    def _passed_headers(self) -> tuple[tuple[str, str], ...]:
+        """What a client of Anthropic's says in headers and its provider must know."""
+        if self._operation.dialect != "anthropic":
+            return ()
+        found = self._sent(b"anthropic-beta")
+        return (("anthropic-beta", found),) if found else ()
 
     def _band(self, way: Way) -> Band:
         """The route's priority, or a lower one that key or client ask for."""
@@ -440,7 +473,7 @@ class Call:
         self._record()
         headers = error.headers if isinstance(error, LimitExceeded | BudgetSpent) else ()
         await self._answer(
-            self._http_status, body or openai_body(error), retry_after=error.retry_after, headers=headers
+            self._http_status, body or self._error_body(error), retry_after=error.retry_after, headers=headers
         )
 
     async def _broken_off(self) -> None:
@@ -462,7 +495,10 @@ class Call:
             else:
                 await self._pass_on(told, more=False)
         else:
-            await self._answer(error.status, openai_body(error), retry_after=error.retry_after)
+            await self._answer(error.status, self._error_body(error), retry_after=error.retry_after)
+
+    def _error_body(self, error: DetentError) -> bytes:
+        return CLIENTS[self._operation.dialect].error_body(error)
 
     async def _answer(
         self, status: int, body: bytes, *, retry_after: float | None = None, headers: Headers = ()
@@ -551,6 +587,8 @@ class Call:
                 attributes["detent.queue_seconds"] = round(asking.waited, 3)
             if way is not None and asking.way is not way:
                 attributes["detent.fallback_route"] = asking.way.name
+        if attempt is not None and attempt.carrier.dropped:
+            attributes["detent.dropped_fields"] = list(attempt.carrier.dropped)
         if lost:
             attributes["detent.hedge"] = "lost"
         return Span(

@@ -5,17 +5,26 @@ A carrier is made for one request and one deployment. It hides from the call wha
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from detent.gateway.answer import Said, read_answer
-from detent.gateway.body import ChatBody
+from detent.gateway.dialects import CLIENTS, PROVIDERS
+from detent.gateway.dialects.openai import OpenAiAsked
+from detent.gateway.dialects.openai.answers import recorded
+from detent.gateway.dialects.port import Asked, ClientDialect
+from detent.gateway.dialects.quirks import OPENAI, fitted
 from detent.gateway.errors import BadAnswer, openai_event
 from detent.gateway.operations import Operation
 from detent.gateway.proxied import Proxied, ProxyBody
 from detent.gateway.sse import ChatStream
+from detent.gateway.watched import WatchedStream
 from detent.gateway.world import Deployment
-from detent.kernel.chat import Usage
-from detent.kernel.errors import WorldError
+from detent.kernel.chat import ChatAnswer, Usage
+from detent.kernel.errors import DetentError, WorldError
+
+Headers = tuple[tuple[str, str], ...]
+_STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+_CLOSINGS: Final = {"anthropic": b'event: message_stop\ndata: {"type":"message_stop"}\n\n'}
 
 
 class Stream(Protocol):
@@ -44,15 +53,11 @@ class Stream(Protocol):
         ...
 
 
-Question = ChatBody | ProxyBody
-"""A client's request, checked."""
-
-
 class Carrier(Protocol):
     """One request on its way to one deployment.
 
     Attributes:
-        dropped: fields of the request that the deployment's dialect has no word for.
+        dropped: fields of the request that the deployment's dialect has no word for; known once it was written.
         same: whether the provider speaks the client's dialect, so that its words may go to the client as they are.
         hold: whether a stream is asked for, so that the first-token time-out runs until its first real output.
     """
@@ -62,7 +67,11 @@ class Carrier(Protocol):
     hold: bool
 
     def request(self, traceparent: str) -> bytes:
-        """The whole HTTP request."""
+        """The whole HTTP request.
+
+        Raises:
+            InvalidInput: the deployment's dialect cannot say what is asked.
+        """
         ...
 
     def streams(self, headers: dict[bytes, bytes]) -> bool:
@@ -86,7 +95,7 @@ class Carrier(Protocol):
         """Read a streamed answer, and remember so many characters of it."""
         ...
 
-    def error_event(self, error: WorldError) -> bytes | None:
+    def error_event(self, error: DetentError) -> bytes | None:
         """An error within a stream that began well; None when it can only be told by cutting the connection."""
         ...
 
@@ -94,33 +103,28 @@ class Carrier(Protocol):
 class Passed:
     """OpenAI's chat completions to a provider that speaks them: the client's own bytes there, the provider's back."""
 
-    __slots__ = ("_body", "_deployment", "hold")
+    __slots__ = ("_asked", "_deployment", "hold")
 
     dropped: tuple[str, ...] = ()
     same = True
 
-    def __init__(self, body: ChatBody, deployment: Deployment) -> None:
-        self._body = body
+    def __init__(self, asked: OpenAiAsked, deployment: Deployment) -> None:
+        self._asked = asked
         self._deployment = deployment
-        self.hold = body.stream
+        self.hold = asked.stream
 
     def request(self, traceparent: str) -> bytes:
-        """The client's bytes, with the deployment's own name of the model."""
+        """The client's bytes, with the deployment's own name of the model and its flavour's names of fields."""
         deployment = self._deployment
-        return deployment.request(
-            "/chat/completions",
-            self._body.for_model(deployment.model, deployment.model_json),
-            traceparent=traceparent,
-            stream=self.hold,
-        )
+        body = self._asked.body.for_model(deployment.model, deployment.model_json)
+        quirks = deployment.quirks
+        if quirks is not OPENAI:
+            body = fitted(body, quirks)
+        return deployment.request(quirks.path_for(deployment.model), body, traceparent=traceparent, stream=self.hold)
 
     def streams(self, headers: dict[bytes, bytes]) -> bool:
         """As asked for."""
-        if not self.hold:
-            return False
-        if not headers.get(b"content-type", b"text/event-stream").lower().startswith(b"text/event-stream"):
-            raise BadAnswer("The provider answered a streamed call without a stream.")
-        return True
+        return self.hold and _is_stream(headers)
 
     def whole(self, data: bytes) -> Said:
         """The provider's bytes, looked into."""
@@ -128,15 +132,137 @@ class Passed:
 
     def stream(self, keep: int) -> ChatStream:
         """The provider's events, looked into."""
-        return ChatStream(hide_usage=self._body.hide_usage, keep=keep)
+        return ChatStream(hide_usage=self._asked.body.hide_usage, keep=keep)
 
-    def error_event(self, error: WorldError) -> bytes:
+    def error_event(self, error: DetentError) -> bytes:
         """As OpenAI writes one."""
         return openai_event(error)
 
 
-def carrier(operation: Operation, asked: Question, deployment: Deployment) -> Carrier:
-    """The way from a request to a deployment."""
+class Kept:
+    """Another dialect that both sides speak: the client's own bytes there, the provider's back."""
+
+    __slots__ = ("_asked", "_client", "_deployment", "_headers", "_path", "hold")
+
+    dropped: tuple[str, ...] = ()
+    same = True
+
+    def __init__(
+        self, client: ClientDialect, path: str, asked: Asked, deployment: Deployment, headers: Headers
+    ) -> None:
+        self._client = client
+        self._path = path
+        self._asked = asked
+        self._deployment = deployment
+        self._headers = headers
+        self.hold = asked.stream
+
+    def request(self, traceparent: str) -> bytes:
+        """The client's bytes, with the deployment's own name of the model."""
+        deployment = self._deployment
+        return deployment.request(
+            self._path,
+            self._asked.for_model(deployment.model, deployment.model_json),
+            traceparent=traceparent,
+            stream=self.hold,
+            headers=self._headers,
+        )
+
+    def streams(self, headers: dict[bytes, bytes]) -> bool:
+        """As asked for."""
+        return self.hold and _is_stream(headers)
+
+    def whole(self, data: bytes) -> Said:
+        """The provider's bytes, looked into."""
+        return _said(PROVIDERS[self._client.name].read_answer(data), data)
+
+    def stream(self, keep: int) -> WatchedStream:
+        """The provider's events, looked into."""
+        name = self._client.name
+        return WatchedStream(PROVIDERS[name].stream_reader(), None, keep=keep, closing=_CLOSINGS.get(name, b""))
+
+    def error_event(self, error: DetentError) -> bytes:
+        """In the client's dialect."""
+        return self._client.error_event(error)
+
+
+class Counted(Kept):
+    """A count of a request's tokens by a provider that can count them."""
+
+    __slots__ = ()
+
+    def whole(self, data: bytes) -> Said:
+        """The provider's count, as it is."""
+        return Said(data, "", "", b"", 0, "", Usage())
+
+
+class Translated:
+    """A client and a provider that speak different dialects."""
+
+    __slots__ = ("_asked", "_client", "_deployment", "dropped", "hold")
+
+    same = False
+
+    def __init__(self, client: ClientDialect, asked: Asked, deployment: Deployment) -> None:
+        self._client = client
+        self._asked = asked
+        self._deployment = deployment
+        self.dropped: tuple[str, ...] = ()
+        self.hold = asked.stream
+
+    def request(self, traceparent: str) -> bytes:
+        """The request in the provider's dialect."""
+        deployment = self._deployment
+        written = PROVIDERS[deployment.dialect].write_request(
+            self._asked.neutral(), model=deployment.model, quirks=deployment.quirks
+        )
+        self.dropped = written.dropped
+        return deployment.request(
+            written.path, written.body, traceparent=traceparent, stream=self.hold, headers=written.headers
+        )
+
+    def streams(self, headers: dict[bytes, bytes]) -> bool:
+        """As asked for."""
+        return self.hold and _is_stream(headers)
+
+    def whole(self, data: bytes) -> Said:
+        """The answer in the client's dialect."""
+        answer = PROVIDERS[self._deployment.dialect].read_answer(data)
+        return _said(answer, self._client.write_answer(self._asked, answer))
+
+    def stream(self, keep: int) -> WatchedStream:
+        """The events in the client's dialect."""
+        reader = PROVIDERS[self._deployment.dialect].stream_reader()
+        return WatchedStream(reader, self._client.stream_writer(self._asked), keep=keep)
+
+    def error_event(self, error: DetentError) -> bytes:
+        """In the client's dialect."""
+        return self._client.error_event(error)
+
+
+def carrier(operation: Operation, asked: Asked, deployment: Deployment, headers: Headers = ()) -> Carrier:
+    """The way from a request to a deployment.
+
+    Args:
+        headers: the client's own that go along when both sides speak the same dialect.
+    """
     if isinstance(asked, ProxyBody):
         return Proxied(operation, asked, deployment)
-    return Passed(asked, deployment)
+    if isinstance(asked, OpenAiAsked) and deployment.dialect == "openai":
+        return Passed(asked, deployment)
+    client = CLIENTS[operation.dialect]
+    if operation.dialect == deployment.dialect:
+        kept = Counted if operation.kind == "count" else Kept
+        return kept(client, operation.path, asked, deployment, headers)
+    return Translated(client, asked, deployment)
+
+
+def _said(answer: ChatAnswer, data: bytes) -> Said:
+    message = recorded(answer)
+    return Said(data, answer.id, answer.model, message, len(message), answer.finish_reason, answer.usage)
+
+
+def _is_stream(headers: dict[bytes, bytes]) -> bool:
+    if not headers.get(b"content-type", b"text/event-stream").lower().startswith(_STREAMS):
+        raise BadAnswer("The provider answered a streamed call without a stream.")
+    return True

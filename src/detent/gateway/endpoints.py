@@ -21,6 +21,7 @@ DEFAULT_URLS: Final[dict[tuple[Dialect, str], str]] = {
     ("openai", "cohere"): "https://api.cohere.ai/compatibility/v1",
     ("openai", "deepseek"): "https://api.deepseek.com/v1",
     ("openai", "fireworks"): "https://api.fireworks.ai/inference/v1",
+    ("openai", "gemini"): "https://generativelanguage.googleapis.com/v1beta/openai",
     ("openai", "groq"): "https://api.groq.com/openai/v1",
     ("openai", "mistral"): "https://api.mistral.ai/v1",
     ("openai", "nvidia"): "https://integrate.api.nvidia.com/v1",
@@ -34,7 +35,7 @@ DEFAULT_URLS: Final[dict[tuple[Dialect, str], str]] = {
     ("openai", "sglang"): "http://127.0.0.1:30000/v1",
     ("openai", "vllm"): "http://127.0.0.1:8000/v1",
     ("anthropic", ""): "https://api.anthropic.com",
-    ("gemini", ""): "https://generativelanguage.googleapis.com",
+    ("gemini", ""): "https://generativelanguage.googleapis.com/v1beta",
     ("bedrock", ""): "https://bedrock-runtime.{region}.amazonaws.com",
 }
 """Base URLs as the providers' API references give them. Servers of one's own are looked for on this machine."""
@@ -42,7 +43,7 @@ DEFAULT_URLS: Final[dict[tuple[Dialect, str], str]] = {
 _TAILS: Final[dict[Dialect, tuple[str, ...]]] = {
     "openai": ("/chat/completions",),
     "anthropic": ("/messages", "/v1"),
-    "gemini": ("/v1beta",),
+    "gemini": ("/models",),
     "bedrock": (),
 }
 """What people copy along with the base URL and the dialect adds by itself."""

@@ -51,6 +51,6 @@ OPERATIONS: Final = {
 def dialect_of(path: str) -> str:
     """Whose error shape a path's clients expect."""
     found = OPERATIONS.get(path)
-    if found is not None:
+    if found is not None and found.dialect != "responses":  # whose errors are OpenAI's
         return found.dialect
     return "anthropic" if path.startswith("/v1/messages") else "openai"

@@ -17,6 +17,7 @@ from detent.gateway import snapshot as snapshots
 from detent.gateway.call import Call, Receive, Scope, Send
 from detent.gateway.delegation import PREFIX as DELEGATED
 from detent.gateway.delegation import accept
+from detent.gateway.dialects import CLIENTS
 from detent.gateway.errors import (
     Draining,
     InvalidKey,
@@ -27,14 +28,13 @@ from detent.gateway.errors import (
     SpoolFull,
     UnknownModel,
     UnknownPath,
-    openai_body,
 )
 from detent.gateway.forwarded import forward, is_forwarded
 from detent.gateway.keys import hash_token
 from detent.gateway.limits.estimate import Typical
 from detent.gateway.limits.meter import Meter
 from detent.gateway.metrics import Metrics, label
-from detent.gateway.operations import OPERATIONS, Operation
+from detent.gateway.operations import OPERATIONS, Operation, dialect_of
 from detent.gateway.snapshot import KeyEntry
 from detent.gateway.standing import WorkerStanding, write_standing
 from detent.gateway.upstream import Client, Lane
@@ -113,7 +113,7 @@ class Plane:
         method: str = scope["method"]
         try:
             operation = OPERATIONS.get(path)
-            if operation is not None and operation.dialect == "openai":
+            if operation is not None and operation.dialect in CLIENTS:
                 _need(method, "POST")
                 await self._call(operation, scope, receive, send)
             elif path == "/v1/models" or path.startswith("/v1/models/"):
@@ -141,7 +141,8 @@ class Plane:
                 )
         except DetentError as error:
             self.metrics.count("detent_gateway_refused_total", label(code=error.code))
-            await _respond(send, error.status, openai_body(error), retry_after=error.retry_after, error=error)
+            body = CLIENTS[dialect_of(path)].error_body(error)
+            await _respond(send, error.status, body, retry_after=error.retry_after, error=error)
 
     async def _call(self, operation: Operation, scope: Scope, receive: Receive, send: Send) -> None:
         world = await self._present()

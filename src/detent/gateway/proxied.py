@@ -19,7 +19,7 @@ from detent.gateway.sse import given, upstream_error
 from detent.gateway.usage import read_usage
 from detent.gateway.world import Deployment
 from detent.kernel.chat import ChatRequest, Usage
-from detent.kernel.errors import InvalidInput, WorldError
+from detent.kernel.errors import DetentError, InvalidInput, WorldError
 
 _BOUNDARY: Final = re.compile(rb'boundary=(?:"([^"\r\n]{1,70})"|([!-:<-~]{1,70}))', re.IGNORECASE)
 _FIELD: Final = re.compile(rb'content-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r\n|$)', re.IGNORECASE)
@@ -231,7 +231,7 @@ class Proxied:
         del keep
         return RawStream()
 
-    def error_event(self, error: WorldError) -> bytes | None:
+    def error_event(self, error: DetentError) -> bytes | None:
         """There is no word for it: the connection is cut, so that nobody takes the answer for complete."""
         del error
         return None

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from detent.gateway.admission import Gate
-from detent.gateway.dialects.quirks import FLAVOURS, OPENAI, Quirks
+from detent.gateway.dialects.quirks import OPENAI, Quirks, quirks_of
 from detent.gateway.errors import CredentialUnusable
 from detent.gateway.model import EMBEDDED, Budget, Limit, Queue, Route
 from detent.gateway.routing import Candidate, Fleet, HedgeClock, RetryBudget
@@ -340,7 +340,7 @@ def _seat(provider: ProviderEntry, vault: Callable[[], Vault], client: Client) -
         client.lane(endpoint, allow_private=provider.allow_private),
         endpoint.path,
         credential,
-        FLAVOURS.get(provider.flavour, OPENAI),
+        quirks_of(provider.flavour, dialect=provider.dialect, api_version=provider.api_version),
         provider.region,
         provider.api_version,
         provider.max_concurrency,

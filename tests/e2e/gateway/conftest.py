@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from detent.gateway.keys import hash_token
+from detent.gateway.model import Route
 from detent.gateway.snapshot import FORMAT, KeyEntry, ProviderEntry, RouteEntry, Snapshot, TargetEntry, publish
 from detent.kernel.identity import Permission
 from detent.kernel.money import Price
@@ -304,9 +305,21 @@ class Worker:
 
 
 def snapshot(
-    targets: dict[str, list[str]], *, position: int = 1, keys: dict[str, KeyEntry] | None = None, **more: Any
+    targets: dict[str, list[str]],
+    *,
+    position: int = 1,
+    keys: dict[str, KeyEntry] | None = None,
+    dialects: dict[str, str] | None = None,
+    flavours: dict[str, str] | None = None,
+    rules: dict[str, Route] | None = None,
+    **more: Any,
 ) -> Snapshot:
-    """A snapshot with routes to providers by URL: `{"route": [url, ...]}`; every target is priced."""
+    """A snapshot with routes to providers by URL: `{"route": [url, ...]}`; every target is priced.
+
+    Args:
+        dialects, flavours: of providers, by URL; OpenAI's by default.
+        rules: of routes by name.
+    """
     urls = sorted({url for chain in targets.values() for url in chain})
     names = {url: f"p{number}" for number, url in enumerate(urls)}
     return Snapshot(
@@ -314,13 +327,19 @@ def snapshot(
         position=position,
         made=0,
         keys={str(hash_token(KEY)): entry()} if keys is None else keys,
-        providers={f"default/{names[url]}": ProviderEntry(names[url], "openai", url, "", True) for url in urls},
+        providers={
+            f"default/{names[url]}": ProviderEntry(
+                names[url], (dialects or {}).get(url, "openai"), url, "", True, (flavours or {}).get(url, "")
+            )
+            for url in urls
+        },
         routes={
             f"default/{name}": RouteEntry(
                 name,
                 "default",
                 1_700_000_000_000_000_000,
                 tuple(TargetEntry(f"default/{names[url]}", "real-model", 1, PRICE) for url in chain),
+                (rules or {}).get(name, Route(name=name, project="default", targets=())),
             )
             for name, chain in targets.items()
         },

@@ -29,7 +29,7 @@ from detent.gateway.planning.dryrun import replay
 from detent.gateway.planning.model import Call, Configuration
 from detent.kernel.chat import Usage
 from detent.kernel.clock import SECOND
-from detent.kernel.money import Price
+from detent.kernel.money import LongContext, Price
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,10}[a-z0-9])?", fullmatch=True)
 MODELS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
@@ -65,7 +65,9 @@ BUDGETS = st.builds(
     period=st.sampled_from(("day", "month")), alerts=st.lists(st.integers(1, 100)).map(tuple), hard=st.booleans(),
 )  # fmt: skip
 FIGURES = st.integers(0, 10**12)
-PRICES = st.builds(Price, FIGURES, FIGURES, st.none() | FIGURES, st.none() | FIGURES)
+MAYBE = st.none() | FIGURES
+LONG = st.none() | st.builds(LongContext, st.integers(1, 10**6), FIGURES, FIGURES, MAYBE, MAYBE)
+PRICES = st.builds(Price, FIGURES, FIGURES, *[MAYBE] * 6, st.integers(0, 10**9), st.integers(0, 10**9), LONG)
 
 
 def named(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

@@ -198,3 +198,30 @@ def test_a_plan_as_text(detent: Detent, home: Path, clock: FixedClock, snapshot:
     ]
     said = "\n".join(detent(line) for line in lines)
     assert re.sub(r"sha256:[0-9a-f]{64}", "sha256:<digest>", said) == snapshot
+
+
+def test_an_import_as_text(detent: Detent, home: Path, snapshot: SnapshotAssertion) -> None:
+    file = home / "config.yaml"
+    file.write_text(
+        """
+model_list:
+  - model_name: GPT 4o
+    litellm_params: {model: openai/gpt-4o, api_key: sk-in-the-file, rpm: 60, temperature: 0.2}
+  - model_name: llama
+    litellm_params: {model: ollama/llama3.1, api_base: "http://localhost:11434"}
+  - model_name: anthropic/*
+    litellm_params: {model: anthropic/*}
+router_settings: {num_retries: 2, fallbacks: [{"GPT 4o": [llama]}]}
+litellm_settings: {success_callback: [langfuse]}
+general_settings: {master_key: sk-master}
+"""
+    )
+    lines = [
+        f"import litellm {file}",
+        f"import litellm {file} --dry-run",
+        f"import litellm {file} --apply --yes",
+        f"import litellm {file} --apply --yes",
+    ]
+    said = "\n".join(detent(line) for line in lines)
+    assert "sk-" not in said
+    assert re.sub(r"sha256:[0-9a-f]{64}", "sha256:<digest>", said) == snapshot

@@ -455,3 +455,39 @@ def test_the_configuration_as_a_file(detent: Detent, tmp_path: Path, monkeypatch
     other.write_text("[routes.bot]\ntargets = ['ghost/m']")
     refused = detent("routes", "plan", str(other), "--json")
     assert json.loads(refused.err)["error"]["field"] == "routes.bot.targets"
+
+
+def test_import_from_litellm(detent: Detent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        """
+model_list:
+  - model_name: Bot
+    litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/BOT_KEY, rpm: 60}
+  - model_name: own
+    litellm_params: {model: openai/own, api_base: "https://own.example/v1", api_key: sk-in-the-file}
+general_settings: {master_key: sk-master}
+"""
+    )
+    assert detent("routes", "add", "mine", "--to", "embedded/detent-tiny").code == 0
+    written = detent("import", "litellm", str(file))
+    assert written.code == 0
+    assert "[routes.bot]" in written.out
+    assert "general_settings.master_key: Detent has no master key" in written.err
+    tried = detent("import", "litellm", str(file), "--dry-run", "--json")
+    assert {change["action"] for change in json.loads(tried.out)["plan"]["changes"]} == {"added"}
+    assert detent("import", "litellm", str(file), "--apply", "--yes").code == 2  # BOT_KEY is not set
+    monkeypatch.setenv("BOT_KEY", "sk-bot-secret")
+    assert detent("import", "litellm", str(file), "--apply").code == 2  # nobody is there to confirm
+    applied = detent("import", "litellm", str(file), "--apply", "--yes")
+    assert applied.code == 0, applied.err
+    assert {"bot", "own", "mine"} <= {route["name"] for route in items(detent("routes", "list", "--json"))}
+    assert all(p["has_credential"] for p in items(detent("providers", "list", "--json")))
+    again = detent("import", "litellm", str(file), "--apply", "--yes", "--json")
+    assert json.loads(again.out)["plan"]["changes"] == []
+    said = "".join(ran.out + ran.err for ran in (written, tried, applied, again))
+    for secret in ("sk-in-the-file", "sk-master", "sk-bot-secret"):
+        assert secret not in said
+    assert detent("import", "litellm", str(file), "--apply", "--dry-run").code == 2
+    file.write_text("model_list: [")
+    assert detent("import", "litellm", str(file)).code == 2

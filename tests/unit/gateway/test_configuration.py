@@ -9,6 +9,7 @@ import pytest
 
 from detent.app.platform import Platform, open_platform
 from detent.gateway.checks import ROUTE_RANGES, Known, check_route, parse_target, write_target
+from detent.gateway.dialects.quirks import FLAVOURS
 from detent.gateway.endpoints import DEFAULT_URLS, check_url
 from detent.gateway.model import (
     EMBEDDED,
@@ -57,7 +58,7 @@ def rules(**named: Any) -> Route:
     [
         ({}, "https://api.openai.com/v1"),
         ({"dialect": "anthropic"}, "https://api.anthropic.com"),
-        ({"dialect": "gemini"}, "https://generativelanguage.googleapis.com"),
+        ({"dialect": "gemini"}, "https://generativelanguage.googleapis.com/v1beta"),
         ({"dialect": "bedrock", "region": "eu-central-1"}, "https://bedrock-runtime.eu-central-1.amazonaws.com"),
     ],
 )
@@ -68,6 +69,7 @@ def test_providers_have_addresses_of_their_own(platform: Platform, asked: dict[s
 
 
 def test_default_addresses_may_be_called() -> None:
+    assert set(FLAVOURS) - {flavour for _dialect, flavour in DEFAULT_URLS} == {"azure"}
     for (dialect, flavour), url in DEFAULT_URLS.items():
         plain = url.replace("{region}", "eu-central-1")
         assert check_url(plain, dialect, allow_private=True) == plain, flavour
@@ -130,7 +132,7 @@ FULL = rules(
     breaker=Breaker(0.3, 0.5, 4.0),
     hedge=Hedge(0.95, 0.02),
     timeouts=Timeouts(1, 10, 5, 60),
-    queue=Queue(500, 10, "fifo"),
+    queue=Queue(deadline_ms=500, length=10, order="fifo", pace_ms=60),
     sticky="session",
     shadow=Shadow(EMBEDDED_MODEL, 0.1, 5 * NANO),
     cache=CachePolicy("exact", 60),

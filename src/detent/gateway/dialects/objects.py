@@ -14,10 +14,12 @@ from detent.kernel.errors import InvalidInput
 
 T = TypeVar("T")
 
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_ESCAPED: Final = re.compile(rb'\\["\\]')
+_STRING: Final = re.compile(rb'"[^"]*"')
+_SMALL: Final = 8192  # bytes; counting brackets in more costs as much as looking at them
 _MAX_BRACKETS: Final = 1_000_000  # wide rather than deep, but each layer costs a pass over all of them
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _AT: Final = re.compile(r" - at `\$\.?(.*)`$")
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _WHOLE: Final = msgspec.json.Decoder()
@@ -43,7 +45,8 @@ def read_object(
             raw.decode()
         except UnicodeDecodeError as error:
             raise MalformedBody(f"The body is not UTF-8: byte {error.start}.", hint="Send JSON in UTF-8.") from None
-    if raw.count(b"[") + raw.count(b"{") > max_depth and _deeper(raw, max_depth):
+    many = len(raw) > _SMALL or raw.count(b"[") + raw.count(b"{") > max_depth
+    if many and _deeper(raw, max_depth):
         raise TooDeep(f"The body is nested deeper than {max_depth}.", hint="Flatten it.")
     try:
         fields = _FIELDS.decode(raw)
@@ -73,8 +76,12 @@ def replaced(fields: dict[str, msgspec.Raw], **values: bytes) -> bytes:
 
 
 def _deeper(raw: bytes, limit: int) -> bool:
-    """Whether brackets outside of strings nest deeper than the limit: inner pairs are taken away layer by layer."""
-    brackets = _STRING.sub(b"", raw).translate(_ONE_KIND, _NO_BRACKETS)
+    """Whether brackets outside of strings nest deeper than the limit: inner pairs are taken away layer by layer.
+
+    Escapes go first, so that each quote left begins or ends a string; then all but quotes and brackets.
+    """
+    marks = _ESCAPED.sub(b"", raw).translate(_ONE_KIND, _NO_BRACKETS)
+    brackets = _STRING.sub(b"", marks.replace(b'""', b""))
     if len(brackets) > _MAX_BRACKETS:
         return True
     for _ in range(limit):

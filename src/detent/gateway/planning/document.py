@@ -48,7 +48,7 @@ from detent.gateway.model import (
 from detent.gateway.planning.model import Configuration, Noun
 from detent.gateway.prices import read_price
 from detent.kernel.errors import CallerError, InvalidInput
-from detent.kernel.money import Price, read_usd, write_usd
+from detent.kernel.money import LongContext, Price, read_usd, write_usd
 from detent.kernel.refs import check_name
 
 VERSION: Final = 1
@@ -246,7 +246,8 @@ def _read_price(name: str, entry: Any) -> Price:
     for field in ("input", "output"):
         if field not in entry:
             raise InvalidInput(f"'{field}' is missing.", hint="Give USD per million tokens.", field=field)
-    _refuse_unknown(entry, dict.fromkeys(Price.__struct_fields__), "")
+    known = {**dict.fromkeys(Price.__struct_fields__), "long": dict.fromkeys(LongContext.__struct_fields__)}
+    _refuse_unknown(entry, known, "")
     for field, value in entry.items():
         if not isinstance(value, str | int | float | Mapping) or isinstance(value, bool):
             raise InvalidInput(f"'{field}' is no amount.", hint='Give USD, e.g. "0.15".', field=field)
@@ -390,6 +391,11 @@ def short_entry(noun: Noun, value: Any) -> dict[str, Any]:
     if entry.get("unit") == "concurrency":
         entry.pop("window_seconds", None)
     return entry
+
+
+def variable_for(provider: str) -> str:
+    """The environment variable that a provider's credential is looked for in, where nothing else was said."""
+    return "".join(c if c.isalnum() else "_" for c in provider.upper()) + "_API_KEY"
 
 
 # Writing

@@ -12,13 +12,14 @@ from detent.gateway.checks import Known, check_budget, check_limit, check_provid
 from detent.gateway.facts import (
     BudgetRemoved,
     LimitRemoved,
+    PriceRemoved,
     PriceSet,
     ProviderRemoved,
     RouteRemoved,
 )
 from detent.gateway.model import EMBEDDED, EMBEDDED_MODEL, Route, Target
 from detent.gateway.planning.diff import base_of, diff, merged, plan_digest
-from detent.gateway.planning.document import placed
+from detent.gateway.planning.document import placed, variable_for
 from detent.gateway.planning.dryrun import PriceOf, call_of, dry_run
 from detent.gateway.planning.model import Call, Change, Configuration, DryRun, Plan
 from detent.gateway.prices import price_of, shipped_prices
@@ -232,7 +233,7 @@ class Planning:
             routes=routes,
             limits=limits,
             budgets=budgets,
-            prices={**before.prices, **whole.prices},
+            prices=whole.prices,
             credentials=whole.credentials,
         )
 
@@ -331,11 +332,6 @@ class Planning:
                 return found, True
 
 
-def variable_for(provider: str) -> str:
-    """The environment variable that a provider's credential is looked for in, where nothing else was said."""
-    return "".join(c if c.isalnum() else "_" for c in provider.upper()) + "_API_KEY"
-
-
 def _pricing(configuration: Configuration, now: int) -> PriceOf:
     table = shipped_prices()
     own = {}
@@ -360,6 +356,8 @@ def _body(change: Change, after: Configuration) -> FactBody:
     name = change.name
     if change.noun == "price":
         provider, _slash, model = name.partition("/")
+        if change.action == "removed":
+            return PriceRemoved(provider=provider, model=model)
         return PriceSet(provider=provider, model=model, price=after.prices[name])
     if change.action == "removed":
         removed: dict[str, type[FactBody]] = {

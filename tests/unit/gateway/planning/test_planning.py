@@ -121,6 +121,7 @@ def test_what_is_not_named_is_removed_unless_it_is_kept(platform: Platform) -> N
     removed = platform.planning.apply(ADMIN, empty)
     assert {c.action for c in removed.changes} == {"removed"}
     assert platform.gateway.providers(ADMIN) == platform.gateway.limits(ADMIN) == platform.gateway.budgets(ADMIN) == ()
+    assert platform.gateway.prices(ADMIN) == ()
     assert platform.publisher._secrets.get(secret) is None
 
 

@@ -13,6 +13,7 @@ from detent.gateway.dialects.anthropic.streams import EventReader, EventWriter
 from detent.gateway.dialects.objects import read_object, replaced, whole
 from detent.gateway.dialects.port import Asked, ClientDialect, Outgoing, ProviderDialect
 from detent.gateway.dialects.quirks import Quirks
+from detent.gateway.sse import given
 from detent.kernel.chat import ChatAnswer, ChatRequest
 from detent.kernel.errors import DetentError, InvalidInput
 
@@ -94,7 +95,7 @@ class AnthropicAsked:
         """The messages as the client wrote them, the system prompt first."""
         messages = bytes(self._fields["messages"])
         system = self._fields.get("system")
-        if system is None or system == b"null":
+        if system is None or not given(system):
             return messages
         return b'[{"role":"system","content":%b},%b' % (bytes(system), messages[1:])
 

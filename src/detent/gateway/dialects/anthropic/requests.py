@@ -410,10 +410,10 @@ class _Writing:
             self.dropped.add("reasoning")  # a turn with calls must then begin with the thinking that led to them
             return
         budget = max(wish.budget_tokens or budget_of(wish.effort or "medium"), _MIN_BUDGET)
-        if self._request.max_tokens is None:
-            body["max_tokens"] = ways.max_tokens + (budget if budget >= ways.max_tokens else 0)
-        elif wish.budget_tokens is None:
-            budget = min(budget, max(self._request.max_tokens // 2, _MIN_BUDGET))
+        if wish.budget_tokens is None:  # half of the limit is left for the answer
+            budget = min(budget, max(body["max_tokens"] // 2, _MIN_BUDGET))
+        elif self._request.max_tokens is None and budget >= body["max_tokens"]:
+            body["max_tokens"] += budget
         budget = min(budget, body["max_tokens"] - 1)
         if budget < _MIN_BUDGET:
             self.dropped.add("reasoning")

@@ -23,15 +23,18 @@ class OpenAiAsked:
 
     Attributes:
         body: as the pass-through knows it.
-        legacy: whether the client knows functions only, as they were before tools.
     """
 
-    __slots__ = ("_raw", "body", "legacy")
+    __slots__ = ("_raw", "body")
 
     def __init__(self, body: ChatBody, raw: bytes) -> None:
         self.body = body
         self._raw = raw
-        self.legacy = b'"functions"' in raw and b'"tools"' not in raw
+
+    @property
+    def legacy(self) -> bool:
+        """Whether the client knows functions only, as they were before tools."""
+        return b'"functions"' in self._raw and b'"tools"' not in self._raw
 
     @property
     def model(self) -> str:

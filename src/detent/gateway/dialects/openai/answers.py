@@ -201,6 +201,17 @@ def write_answer(answer: ChatAnswer, *, legacy: bool) -> bytes:
     return encoded(body)
 
 
+def recorded(answer: ChatAnswer) -> bytes:
+    """What a span keeps of an answer, whatever dialect it came in: a message, or a list of them when there are more."""
+    found = []
+    for message in (answer.message, *(message for message, _ in answer.more)):
+        written = _write_message(message, legacy=False)
+        if written["refusal"] is None:
+            del written["refusal"]
+        found.append(written)
+    return encoded(found[0] if len(found) == 1 else found)
+
+
 def _write_message(message: Message, *, legacy: bool) -> dict[str, Any]:
     text = message.text
     calls = [part for part in message.parts if isinstance(part, ToolCallPart)]

@@ -237,9 +237,9 @@ def read_call(item: object, at: str, spare: str) -> ToolCallPart | None:
     Args:
         spare: the id of a call that has none.
     """
-    fields = Fields(item, at)
-    if fields.text("type") not in {"", "function"}:
+    if isinstance(item, dict) and item.get("type") not in {"", "function", None}:
         return None
+    fields = Fields(item, at)
     inner = fields.within("function")
     if inner is None:
         raise wrong(fields.path("function"), "an object", None)

@@ -376,7 +376,7 @@ class ChunkWriter:
     def _open(self, choice: int, out: list[bytes]) -> None:
         if choice not in self._begun:
             self._begun.add(choice)
-            out.append(self._chunk(choice, b'{"role":"assistant","content":""}'))
+            out.append(self._chunk(choice, b'{"role":"assistant","content":null}'))
 
     def _chunk(self, choice: int, delta: bytes, reason: bytes = b"null") -> bytes:
         return b'%b{"index":%d,"delta":%b,"finish_reason":%b}%b' % (self._head, choice, delta, reason, self._tail)

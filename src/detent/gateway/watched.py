@@ -1,0 +1,121 @@
+"""A streamed answer on its way to the client: passed on as it is, or translated, and watched either way."""
+
+from __future__ import annotations
+
+from detent.gateway.dialects.folding import fold
+from detent.gateway.dialects.openai.answers import recorded
+from detent.gateway.dialects.port import StreamReader, StreamWriter
+from detent.kernel.chat import (
+    AnswerStarted,
+    ChatEvent,
+    ChoiceFinished,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+    UsageReported,
+)
+from detent.kernel.errors import WorldError
+
+
+class WatchedStream:
+    """A stream between a provider's reader and, where it is translated, a client's writer.
+
+    Attributes:
+        begun: whether real output has come.
+        opened: whether the answer has begun, be it without output.
+        done: whether the stream said that it is finished.
+        failure: what is wrong with it; what came before the fault has been given.
+        characters: length of all output seen.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_events",
+        "_keep",
+        "_reader",
+        "_writer",
+        "begun",
+        "characters",
+        "done",
+        "failure",
+        "finish_reason",
+        "id",
+        "model",
+        "opened",
+        "usage",
+    )
+
+    def __init__(self, reader: StreamReader, writer: StreamWriter | None, *, keep: int, closing: bytes = b"") -> None:
+        """Watch a stream.
+
+        Args:
+            writer: None passes the provider's own events on.
+            keep: characters of the answer to remember.
+            closing: what ends an answer that is passed on and whose provider forgot to.
+        """
+        self._reader = reader
+        self._writer = writer
+        self._keep = keep
+        self._closing = closing
+        self._events: list[ChatEvent] = []
+        self.begun = False
+        self.opened = False
+        self.done = False
+        self.failure: WorldError | None = None
+        self.finish_reason = ""
+        self.id = ""
+        self.model = ""
+        self.usage: Usage | None = None
+        self.characters = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what was read; give what the client gets, perhaps nothing."""
+        if self.done or self.failure is not None:
+            return b""
+        reader = self._reader
+        raw, events = reader.feed(data)
+        for event in events:
+            self._take(event)
+        self.done = reader.done
+        self.failure = reader.failure
+        if self._writer is None:
+            return raw
+        written = self._writer.write(events)
+        return written + self._writer.finish(self.usage or Usage()) if self.done else written
+
+    def closing(self) -> bytes:
+        """What ends the answer when its provider finished it but did not say so."""
+        return self._closing if self._writer is None else self._writer.finish(self.usage or Usage())
+
+    def output(self) -> bytes:
+        """The answer as far as it has come, as JSON: a message, or a list of them when there are several choices."""
+        return recorded(fold(self._events))
+
+    def _take(self, event: ChatEvent) -> None:
+        size = 0
+        match event:
+            case TextDelta(text=text) | RefusalDelta(text=text) | ReasoningDelta(text=text):
+                size = len(text)
+                self.begun = self.begun or bool(text)
+            case ToolCallStarted(name=name):
+                size = len(name)
+                self.begun = True
+            case ToolCallDelta(arguments=arguments):
+                size = len(arguments)
+            case ChoiceFinished(finish_reason=reason):
+                self.begun = True
+                self.finish_reason = self.finish_reason or reason
+            case UsageReported(usage=usage):
+                self.usage = usage
+                return
+            case AnswerStarted(id=name, model=model, usage=known):
+                self.opened = True
+                self.id, self.model = self.id or name, self.model or model
+                self.usage = known or self.usage
+                return
+        self.characters += size
+        if self.characters <= self._keep:
+            self._events.append(event)
