@@ -272,6 +272,16 @@ def every_command(command: click.Command, path: str, parent: click.Context | Non
                 yield from every_command(child, f"{path} {name}", context)
 
 
+def failures_page() -> str:
+    """The failure matrix, from the rows that its test plays."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from tests.e2e.gateway import matrix
+
+    head = ("what happens", "dialect", "asked for", "client gets", "counted", "another deployment")
+    return f"# Failures\n\n{matrix.INTRODUCTION}\n{table(head, matrix.page())}"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "errors.md": errors_page,
@@ -282,6 +292,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "api.md": api_page,
     "console.md": pages_page,
     "cli.md": cli_page,
+    "failures.md": failures_page,
 }
 
 
