@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detent.gateway.admission.gate import Gate, GateStatus, Outcome, Permit, Scheduler, Ticking
+from detent.gateway.admission.gate import Gate, GateStatus, Outcome, Permit, Scheduler, Ticking, together
 from detent.gateway.admission.limit import AdaptiveLimit, Limit
 
-__all__ = ["AdaptiveLimit", "Gate", "GateStatus", "Limit", "Outcome", "Permit", "Scheduler", "Ticking"]
+__all__ = ["AdaptiveLimit", "Gate", "GateStatus", "Limit", "Outcome", "Permit", "Scheduler", "Ticking", "together"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -76,6 +76,22 @@ class GateStatus(msgspec.Struct, frozen=True, kw_only=True):
     overloads: int
     first_output: float
     per_token: float
+
+
+def together(queues: Iterable[Queue]) -> Queue:
+    """One queue for a deployment that several routes share: the longest and most patient, at the strictest pace.
+
+    Calls bring their own route's deadline. In order of arrival only if all want that; none given is the default.
+    """
+    every = list(queues)
+    if not every:
+        return Queue()
+    return Queue(
+        deadline_ms=max(queue.deadline_ms for queue in every),
+        pace_ms=min((queue.pace_ms for queue in every if queue.pace_ms), default=0),
+        length=max(queue.length for queue in every),
+        order="fifo" if all(queue.order == "fifo" for queue in every) else "newest_first",
+    )
 
 
 class Permit:
@@ -206,8 +222,8 @@ class Gate:
             project: who competes with whom.
             weight: its share among projects.
             band: how urgent.
-            deadline: the scheduler's time at which the first output is due; the queue's own when None or later than
-                that. The time that first outputs usually take is kept back from it, half of it at most.
+            deadline: the scheduler's time at which the first output is due; after the queue's own when None. The time
+                that first outputs usually take is kept back from it, half of it at most.
 
         Raises:
             QueueFull: there is no place in the line.
@@ -251,9 +267,7 @@ class Gate:
     # In line
 
     def _join(self, project: str, weight: int, band: Band, deadline: float | None, now: float) -> _Waiter:
-        due = now + self._deadline
-        if deadline is not None and deadline < due:
-            due = deadline
+        due = now + self._deadline if deadline is None else deadline
         rank = RANK[band]
         cutoff = due - min(self._first + 2 * self._deviation, (due - now) / 2)
         position = self._line.ahead(project, rank)

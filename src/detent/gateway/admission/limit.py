@@ -23,9 +23,12 @@ _ROOMY: Final = 0.86
 _QUICK: Final = 1.5
 """Times the unloaded time: up to it the limit may double."""
 _OVERLOAD: Final = 0.7
-_LEAST_FACTOR: Final = 0.5
+_LEAST_FACTOR, _LEAST_FACTOR_STATED = 0.5, 0.1
+"""The limit falls to no less of itself at once: to a tenth where it is known from what is stated how bad it is."""
 _STEP: Final = 0.05
-_FEWEST, _MOST_SAMPLES = 4, 12
+_FEWEST, _MOST_SAMPLES, _FIRST_SAMPLES = 4, 12, 6
+"""Calls in a window: as many as the limit, within these; in the first one few, so that it is done before a load builds up.
+"""
 
 
 class Limit(Protocol):
@@ -71,16 +74,17 @@ class _Signal:
 
     Attributes:
         aim: seconds stated as good; 0 when none is.
+        least: seconds that are never bad where an aim is stated, however fast the deployment is when unloaded.
         base: seconds when unloaded, as far as seen; 0 before the first window.
         ratio: of the last window to the aim.
         value: of the last window.
     """
 
-    __slots__ = ("_excuse", "_samples", "aim", "base", "first_base", "quantile", "ratio", "since", "value")
+    __slots__ = ("_excuse", "_samples", "aim", "base", "first_base", "least", "quantile", "ratio", "since", "value")
 
     def __init__(self, first_base: float = 0.5) -> None:
         self.first_base = first_base
-        self.aim = 0.0
+        self.aim = self.least = 0.0
         self.base = 0.0
         self.quantile = 0.5
         self.ratio = 0.0
@@ -94,14 +98,16 @@ class _Signal:
         if began < self.since:
             return False
         self._samples.append(seconds)
-        return len(self._samples) >= size
+        return len(self._samples) >= (size if self.base else _FIRST_SAMPLES)
 
     def bound(self) -> float:
         """Seconds above which a window is bad; infinite before anything is known."""
-        stated = max(self.aim, self._excuse)
-        if stated:
-            return stated
-        return _TOLERANCE * self.base if self.base else float("inf")
+        if self._excuse:
+            return self._excuse
+        usual = _TOLERANCE * self.base if self.base else float("inf")
+        if not self.aim:
+            return usual
+        return min(max(usual, self.least), self.aim)
 
     def close(self, now: float, *, loaded: bool) -> float:
         """End the window; its ratio to the bound."""
@@ -112,7 +118,7 @@ class _Signal:
         elif value < self.base:
             self.base += 0.2 * (value - self.base)
         elif not loaded:
-            self.base += 0.02 * (value - self.base)
+            self.base += 0.05 * (value - self.base)
         self.reopen(now)
         if self._excuse:  # asked anew every now and then, as what slowed it may have passed
             self._excuse = 0.0 if value <= self.aim else self._excuse * 0.98
@@ -206,10 +212,11 @@ class AdaptiveLimit:
     def configure(self, *, most: int, first: float, pace: float) -> None:
         """Set bound and aims. What was learned stays."""
         self._most = float(most) if most > 0 else float("inf")
-        self._pace.aim = _MARGIN * pace
+        self._pace.aim = self._pace.least = _MARGIN * pace
         self._pace.quantile = 0.8 if pace else 0.5
         # Who states a pace has also stated in how long a call is to begin; half of that is for waiting.
         self._first.aim = first / 2 if pace else 0.0
+        self._first.least = first / 8
         self._set(self._limit)
 
     def saw_first(self, began: float, seconds: float, peak: int, now: float) -> bool:
@@ -262,7 +269,7 @@ class AdaptiveLimit:
             self._blamed = None
             return
         # The window's speed is that of as many calls as there were, which may be more than the limit while it drains.
-        lowered = min(self._limit, peak * max(1.0 / signal.ratio, _LEAST_FACTOR))
+        lowered = min(self._limit, peak * max(1.0 / signal.ratio, _LEAST_FACTOR_STATED if signal.aim else _LEAST_FACTOR))
         self._slow_from = lowered
         self._lower(lowered, now)
 

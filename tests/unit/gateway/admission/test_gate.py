@@ -12,7 +12,7 @@ import pytest
 from benchmarks.overload import FixedLimit
 from benchmarks.virtual_loop import run
 
-from detent.gateway.admission import Gate, Permit
+from detent.gateway.admission import Gate, Permit, together
 from detent.gateway.errors import DeadlineUnmet, QueueFull, Shed
 from detent.gateway.model import Band, Queue
 from detent.kernel.errors import Unavailable
@@ -184,13 +184,24 @@ async def test_whoever_can_no_longer_begin_in_time_is_refused_at_that_moment() -
 
 
 @virtual
-async def test_a_client_can_ask_for_less_time_but_not_for_more() -> None:
+async def test_a_call_brings_its_own_deadline() -> None:
     one = gate(deadline_ms=1000)
     entered(one)
     callers = Callers(one)
-    await callers.join("a", within=50.0)
+    await callers.join("a", within=3.0)
+    await callers.join("b")
     await asyncio.sleep(1.1)
-    assert list(callers.refused) == ["a"]
+    assert list(callers.refused) == ["b"]
+    await asyncio.sleep(2)
+    assert list(callers.refused) == ["b", "a"]
+
+
+def test_a_deployment_of_several_routes_has_one_queue() -> None:
+    assert together([]) == Queue()
+    patient = Queue(deadline_ms=60_000, length=10, order="fifo")
+    paced = Queue(deadline_ms=1000, pace_ms=60, length=100)
+    assert together([patient]) == patient
+    assert together([patient, paced, Queue(pace_ms=200, length=5)]) == Queue(deadline_ms=60_000, pace_ms=60, length=100)
 
 
 @virtual

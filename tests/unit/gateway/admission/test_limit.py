@@ -191,10 +191,10 @@ def test_a_pace_that_cannot_be_kept_does_not_strangle() -> None:
 def test_answers_in_one_piece_count_too() -> None:
     one = limit()
     now = 0.0
-    for seconds in [0.2] * 100 + [5.0] * 12:
-        one.saw_whole(now, seconds, 64, now + seconds)
+    for seconds in [0.2] * 102 + [5.0] * 12:
+        one.saw_whole(now, seconds, 30, now + seconds)
         now += seconds
-    assert one.room <= 40
+    assert one.room == 15
 
 
 def test_who_gave_up_waiting_counts_as_slow() -> None:
