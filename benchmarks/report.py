@@ -81,6 +81,31 @@ BENCHES: dict[str, Bench] = {
         ),
         "One worker with everything on: key, route, price, metrics, and a span with its content spooled for each call.",
     ),
+    "overload": Bench(
+        "Overload",
+        "overload.py",
+        (),
+        (
+            Figure("at twice the capacity: no control", "loads/2/none/goodput", "good/s"),
+            Figure("the best cap, in order of arrival", "loads/2/fifo/goodput", "good/s"),
+            Figure("the best fixed cap, newest first, shed by deadline", "loads/2/static/goodput", "good/s"),
+            Figure("Detent", "loads/2/detent/goodput", "good/s"),
+            *(
+                Figure(
+                    f"Detent, of the best of all, at {load} of capacity", f"loads/{load}/of_best", "", 0.95, most=False
+                )
+                for load in ("0.5", "1", "1.5", "2", "3")
+            ),
+            *(
+                Figure(
+                    f"time to first token of who was served, p99, at {load}", f"loads/{load}/detent/first_p99", "s", 1
+                )
+                for load in ("0.5", "1", "1.5", "2", "3")
+            ),
+        ),
+        "Requests per second that meet the objective: first token within 1 s, 60 ms per token. A simulated engine with "
+        "continuous batching and a capacity of 4.3 requests/s; Poisson arrivals; the gate is the product's own.",
+    ),
     "spool": Bench(
         "Spool",
         "spool.py",

@@ -27,8 +27,7 @@ _LEAST_FACTOR, _LEAST_FACTOR_STATED = 0.5, 0.1
 """The limit falls to no less of itself at once: to a tenth where it is known from what is stated how bad it is."""
 _STEP: Final = 0.05
 _FEWEST, _MOST_SAMPLES, _FIRST_SAMPLES = 4, 12, 6
-"""Calls in a window: as many as the limit, within these; in the first one few, so that it is done before a load builds up.
-"""
+"""Calls in a window: as many as the limit, within these; few in the first one, to be done before a load builds up."""
 
 
 class Limit(Protocol):
@@ -269,7 +268,9 @@ class AdaptiveLimit:
             self._blamed = None
             return
         # The window's speed is that of as many calls as there were, which may be more than the limit while it drains.
-        lowered = min(self._limit, peak * max(1.0 / signal.ratio, _LEAST_FACTOR_STATED if signal.aim else _LEAST_FACTOR))
+        lowered = min(
+            self._limit, peak * max(1.0 / signal.ratio, _LEAST_FACTOR_STATED if signal.aim else _LEAST_FACTOR)
+        )
         self._slow_from = lowered
         self._lower(lowered, now)
 
