@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from detent.app.recalculation import RECALCULATE, recalculation
+from detent.gateway.cache import AnswerCache
 from detent.kernel.clock import DAY, Clock, day_of
 from detent.kernel.ports import Blobs, JobContext, Lake, Ledger, Workflow
 from detent.kernel.settings import Settings
@@ -64,7 +65,7 @@ def workflows(settings: Settings, *, ledger: Ledger, lake: Lake, blobs: Blobs, c
         return {"ok": not damage, "damage": damage}
 
     def maintain(context: JobContext, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What runs every hour: sign a checkpoint, seal closed days, drop days that are past their retention."""
+        """What runs every hour: sign a checkpoint, seal closed days, drop days and answers that are too old."""
 
         def retain() -> int:
             before = day_of(clock.now() - settings.storage.retention_days * DAY)
@@ -77,7 +78,8 @@ def workflows(settings: Settings, *, ledger: Ledger, lake: Lake, blobs: Blobs, c
         dropped = context.step("retention", retain)
         context.progress(0.4, "seal")
         sealed = seal(context, arguments)["sealed"]
-        return {"checkpoint": checkpoint, "partitions_dropped": dropped, "sealed": sealed}
+        cached = context.step("cache", lambda: AnswerCache(settings.folder / "cache").sweep(clock.now()))
+        return {"checkpoint": checkpoint, "partitions_dropped": dropped, "sealed": sealed, "cached_bytes": cached}
 
     return {
         "ledger.verify": verify,
