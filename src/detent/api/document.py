@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from detent.api import (
     audit,
     batches,
+    cache,
     installation,
     jobs,
     keys,
@@ -35,6 +36,7 @@ ROUTERS: Final = (
     rules.routes,
     planning.routes,
     prices.routes,
+    cache.routes,
     traces.routes,
     traces.otlp,
     batches.routes,

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from detent.app.caching import cache_folder
 from detent.app.recalculation import RECALCULATE, recalculation
 from detent.gateway.cache import AnswerCache
 from detent.kernel.clock import DAY, Clock, day_of
@@ -78,7 +79,7 @@ def workflows(settings: Settings, *, ledger: Ledger, lake: Lake, blobs: Blobs, c
         dropped = context.step("retention", retain)
         context.progress(0.4, "seal")
         sealed = seal(context, arguments)["sealed"]
-        cached = context.step("cache", lambda: AnswerCache(settings.folder / "cache").sweep(clock.now()))
+        cached = context.step("cache", lambda: AnswerCache(cache_folder(settings)).sweep(clock.now()))
         return {"checkpoint": checkpoint, "partitions_dropped": dropped, "sealed": sealed, "cached_bytes": cached}
 
     return {

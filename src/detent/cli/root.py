@@ -39,6 +39,7 @@ NOUNS: Final[dict[str, tuple[str, str]]] = {
     "weights": ("detent.cli.limits:weights", "Projects' shares of what several want at once."),
     "models": ("detent.cli.models:models", "Models that can be reached, and their prices."),
     "prices": ("detent.cli.prices:prices", "What calls cost, since when, and past calls worked out anew."),
+    "cache": ("detent.cli.cache:cache", "Answers that routes keep to give them again."),
     "traces": ("detent.cli.traces:traces", "Calls as they happened: list, read, search, rate, export."),
     "jobs": ("detent.cli.jobs:jobs", "Durable work: start, watch, cancel, resume."),
     "audit": ("detent.cli.audit:audit", "The ledger: who changed what, and the proof of it."),

@@ -190,6 +190,11 @@ class BudgetAlerted(FactBody, frozen=True, kw_only=True):
     amount: int
 
 
+@fact("cache.cleared", sealed_at_once=True)
+class CacheCleared(FactBody, frozen=True, kw_only=True):
+    """Everything that was kept to be answered again was removed, on the host of whoever asked for it."""
+
+
 @fact("weight.set")
 class WeightSet(FactBody, frozen=True, kw_only=True):
     """A project was given a share of contended deployments."""
@@ -198,6 +203,7 @@ class WeightSet(FactBody, frozen=True, kw_only=True):
 
 
 FACTS = (
+    CacheCleared,
     KeyMinted,
     KeyRevoked,
     ProviderSaved,

@@ -38,6 +38,7 @@ BODILESS = {
     ("DELETE", "/api/v1/providers/{name}"),
     ("DELETE", "/api/v1/prices/{provider}/{model:path}"),
     ("DELETE", "/api/v1/routes/{name}"),
+    ("DELETE", "/api/v1/cache"),
     ("DELETE", "/api/v1/limits/{name}"),
     ("DELETE", "/api/v1/budgets/{name}"),
     ("DELETE", "/api/v1/users/{id}"),

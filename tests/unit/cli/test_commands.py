@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from detent.app.platform import open_platform
+from detent.gateway.cache import Answer, AnswerCache, Question, Wish
+from detent.gateway.model import CachePolicy
 from detent.kernel.clock import SECOND, FixedClock
 from detent.kernel.settings import Settings
 from detent.kernel.telemetry import Batch, Span
@@ -135,6 +137,17 @@ def test_prices(detent: Detent) -> None:
         ),
     ):
         assert detent("prices", "set", "acme/large", *wrong).code == 2
+
+
+def test_the_cache_is_cleared(detent: Detent, home: Path) -> None:
+    asked = Question("default", "r", 1, "openai", b"{}")
+    cache, policy = AnswerCache(home / "cache"), CachePolicy("exact")
+    assert cache.keep(cache.look(asked, policy, Wish(), 1), Answer("t", (b"x",)), 1)
+    assert cache.look(asked, policy, Wish(), 2).hit is not None
+    assert detent("cache", "clear", "--reason", "stale").code == 0
+    assert cache.look(asked, policy, Wish(), 2).hit is None
+    (fact,) = items(detent("audit", "log", "--kind", "cache.cleared", "--json"))
+    assert fact["reason"] == "stale"
 
 
 def test_a_recalculation_is_queued(detent: Detent) -> None:
