@@ -17,9 +17,11 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from detent.gateway.answer import holds_error
 from detent.gateway.asking import Asker, Asking
-from detent.gateway.attempt import MAX_CONTENT, Attempt
+from detent.gateway.attempt import Attempt
 from detent.gateway.body import check_parts
 from detent.gateway.carriers import Stream
 from detent.gateway.dialects import CLIENTS
@@ -47,7 +49,9 @@ from detent.gateway.metrics import Metrics, label
 from detent.gateway.model import Band
 from detent.gateway.operations import Operation
 from detent.gateway.proxied import read_proxied
-from detent.gateway.snapshot import KeyEntry
+from detent.gateway.recording import Origin, Outcome, bill, span_of
+from detent.gateway.shadowing import Shadows
+from detent.gateway.snapshot import KeyEntry, price_at
 from detent.gateway.usage import estimate
 from detent.gateway.world import Deployment, Way, World
 from detent.kernel.chat import Usage
@@ -55,7 +59,7 @@ from detent.kernel.clock import Clock
 from detent.kernel.errors import DetentError, WorldError
 from detent.kernel.ids import new_span_id, new_trace_id
 from detent.kernel.settings import GatewaySettings
-from detent.kernel.telemetry import Span, Status
+from detent.kernel.telemetry import Span
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -78,6 +82,7 @@ class Host(Protocol):
 
     meter: Meter
     typical: Typical
+    shadows: Shadows
 
     def admit(self) -> None:
         """Let one more call begin, or raise."""
@@ -208,6 +213,8 @@ class Call:
         if self._plane.meter.concerns(self._key.project):
             self._grant = await self._plane.meter.reserve(self._wanted(way, asked))
         asking = self._asking = self._begin(way, asked)
+        if way.rules.shadow is not None:
+            self._plane.shadows.offer(world, self._operation, asked, way, self._origin(), self._asker(way, asked))
         await self._deliver(await asking.open())
 
     def _ask(self, raw: bytes) -> Asked:
@@ -277,7 +284,7 @@ class Call:
         usage = Usage(estimate(len(asked.messages)), typical if self._operation.kind == "chat" else 0)
         cost: int | None = 0
         for candidate in way.deployments if deployment is None else (deployment,):
-            price = candidate.target.price
+            price = price_at(candidate.target, self._start)
             if price is None:
                 cost = None
                 break
@@ -312,7 +319,7 @@ class Call:
             band=self._band(way),
             queue_seconds=self._queue_seconds(),
             tokens=(estimate(len(asked.messages)), self._plane.typical.expect(way.name, asked.max_tokens))
-            if rules.policy == "cheapest"
+            if rules.policy == "cheapest" or rules.shadow is not None
             else (1000, 250),
             keep=self._keeps_content(),
             headers=self._passed_headers(),
@@ -352,13 +359,19 @@ class Call:
 
     def lost(self, attempt: Attempt) -> None:
         """Record an attempt that was overtaken; what it took is part of what the call cost."""
-        usage, cost = self._bill(attempt)
+        billed = bill(self._operation, self._asked, attempt, self._start)
+        usage, cost = billed
         attempt.grant.settle(usage.total_tokens, cost)
         self._lost_tokens += usage.total_tokens
         self._lost_cost += cost or 0
-        now = self._plane.clock.monotonic()
-        span = self._span(attempt, now - self._started, usage, cost, lost=True)
-        self._plane.record(span)
+        origin = msgspec.structs.replace(self._origin(), span_id=new_span_id(), parent_id=self._span_id)
+        outcome = Outcome(
+            elapsed=self._plane.clock.monotonic() - self._started,
+            status="cancelled",
+            error="overtaken",
+            attributes={"detent.hedge": "lost"},
+        )
+        self._plane.record(span_of(origin, self._operation, self._asked, self._way, attempt, billed, outcome))
 
     # The answer
 
@@ -533,96 +546,50 @@ class Call:
         self._recorded = True
         elapsed = self._plane.clock.monotonic() - self._started
         attempt, asked = self._attempt, self._asked
-        usage, cost = (Usage(), 0) if attempt is None else self._bill(attempt)
+        billed = bill(self._operation, asked, attempt, self._start)
+        usage, cost = billed
         known = None if cost is None else cost + self._lost_cost
         self._grant.settle(usage.total_tokens + self._lost_tokens, known)
         if attempt is not None:
             attempt.grant.settle(usage.total_tokens, cost)
             if usage.output_tokens and self._way is not None and asked is not None and self._error == "":
                 self._plane.typical.learn(self._way.name, usage.output_tokens // asked.answers)
-        self._plane.record(self._span(attempt, elapsed, usage, cost))
+        origin, outcome = self._origin(), self._outcome(elapsed)
+        self._plane.record(span_of(origin, self._operation, asked, self._way, attempt, billed, outcome))
 
-    def _bill(self, attempt: Attempt) -> tuple[Usage, int | None]:
-        """What an attempt took, and what that costs in nano-dollars; None when nobody knows."""
-        if self._asked is None or not attempt.sent:
-            return Usage(), 0
-        usage = attempt.usage(self._asked.messages)
-        price = attempt.deployment.target.price
-        if usage.total_tokens:
-            return usage, None if price is None else price.cost(usage)
-        # Where text goes in, no tokens are no cost; else something was made, and nobody said how much of it.
-        return usage, 0 if self._operation.by_tokens else None
-
-    def _span(
-        self, attempt: Attempt | None, elapsed: int, usage: Usage, cost: int | None, *, lost: bool = False
-    ) -> Span:
-        asked, way, asking = self._asked, self._way, self._asking
-        status: Status = (
-            "cancelled" if lost else "ok" if not self._error else "cancelled" if self._error == CLIENT_GONE else "error"
+    def _origin(self) -> Origin:
+        return Origin(
+            trace_id=self._trace_id,
+            span_id=self._span_id,
+            parent_id=self._parent_id,
+            start=self._start,
+            project=self._key.project,
+            key_id=self._key.id,
+            session=self._sent(b"x-detent-session"),
+            user=self._key.user or self._sent(b"x-detent-user"),
+            keep=self._keeps_content(),
         )
+
+    def _outcome(self, elapsed: int) -> Outcome:
         attributes: dict[str, Any] = {}
-        content = output = ""
-        if asked is not None:
-            attributes = asked.parameters
-            if self._keeps_content():
-                messages = asked.messages
-                if len(messages) <= MAX_CONTENT:
-                    content = messages.decode()
-                else:
-                    attributes["detent.content_omitted_bytes"] = len(messages)
-        answered: Stream | Any = None
-        if attempt is not None:
-            answered = attempt.stream or attempt.said
-            output = attempt.output()
-        if answered is not None and answered.id:
-            attributes["gen_ai.response.id"] = answered.id
-        if usage.cache_write_tokens:
-            attributes["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
-        if self._failed and not lost:
+        if self._failed:
             attributes["detent.failed_attempts"] = self._failed
-        if asking is not None and not lost:
+        asking = self._asking
+        if asking is not None:
             if asking.hedged:
                 attributes["detent.hedged"] = True
             if asking.waited:
                 attributes["detent.queue_seconds"] = round(asking.waited, 3)
-            if way is not None and asking.way is not way:
+            if asking.way is not self._way:
                 attributes["detent.fallback_route"] = asking.way.name
-        if attempt is not None and attempt.carrier.dropped:
-            attributes["detent.dropped_fields"] = list(attempt.carrier.dropped)
-        if lost:
-            attributes["detent.hedge"] = "lost"
-        return Span(
-            trace_id=self._trace_id,
-            span_id=new_span_id() if lost else self._span_id,
-            parent_id=self._span_id if lost else self._parent_id,
-            name=f"{self._operation.name} {way.name}" if way is not None else self._operation.name,
-            start=self._start,
-            end=self._start + elapsed,
-            project=self._key.project,
-            operation=self._operation.name,
-            status="cancelled" if lost else status,
-            error_type="overtaken" if lost else self._error,
-            provider=attempt.deployment.provider if attempt is not None else "",
-            request_model=attempt.deployment.model if attempt is not None else asked.model if asked is not None else "",
-            response_model=answered.model if answered is not None else "",
-            route=way.name if way is not None else "",
-            key_id=self._key.id,
-            session_id=self._sent(b"x-detent-session"),
-            user_id=self._user(),
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_input_tokens=usage.cached_input_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            usage_estimated=usage.estimated,
-            cost=cost,
-            ttft=None if lost else self._first,
-            finish_reason=answered.finish_reason if answered is not None else "",
-            stream=asked is not None and asked.stream,
-            http_status=0 if lost else self._http_status,
-            attempts=1 if lost else self._attempts,
+        return Outcome(
+            elapsed=elapsed,
+            status="ok" if not self._error else "cancelled" if self._error == CLIENT_GONE else "error",
+            error=self._error,
+            http_status=self._http_status,
+            attempts=asking.attempts if asking is not None else 0,
+            first=self._first,
             attributes=attributes,
-            input=content,
-            output=output,
         )
 
     def _sent(self, name: bytes) -> str:

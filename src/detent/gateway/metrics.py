@@ -30,6 +30,7 @@ COUNTERS: Final = {
     "detent_gateway_unpriced_total": "Calls by route whose cost is unknown.",
     "detent_gateway_spans_shed_total": "Spans that were not recorded because the spool was full.",
     "detent_gateway_quotas_total": "Failures to reach the shared counters, and calls let through without, by event.",
+    "detent_gateway_shadows_skipped_total": "Shadow copies that were not made for want of room or money, by route.",
     "detent_gateway_snapshot_refused_total": "New snapshots that could not be read; the old one stayed.",
 }
 HISTOGRAMS: Final = {

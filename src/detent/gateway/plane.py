@@ -35,6 +35,7 @@ from detent.gateway.limits.estimate import Typical
 from detent.gateway.limits.meter import Meter
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import OPERATIONS, Operation, dialect_of
+from detent.gateway.shadowing import Shadows
 from detent.gateway.snapshot import KeyEntry
 from detent.gateway.standing import WorkerStanding, write_standing
 from detent.gateway.upstream import Client, Lane
@@ -86,6 +87,9 @@ class Plane:
         self.meter = meter
         self.typical = Typical()
         self.yard = Yard(random.random)
+        self.shadows = Shadows(
+            clock=clock, metrics=metrics, record=self.record, draw=random.random, workers=settings.workers
+        )
         self.world: World | None = None
         self.draining = False
         self._folder = home / "snapshot"
@@ -320,7 +324,8 @@ class Plane:
         else:
             self._full_since = self.clock.monotonic()
             self.metrics.count("detent_gateway_spans_shed_total")
-        self.metrics.count_call(span)
+        if span.http_status:  # else nobody was answered: a lost hedge, a shadow copy
+            self.metrics.count_call(span)
 
     # Life
 
@@ -344,6 +349,7 @@ class Plane:
         """Let go of everything."""
         for task in self._tasks:
             task.cancel()
+        await self.shadows.stop()
         await self.meter.stop()
         self._client.close()
         self._set_gauges()
@@ -367,6 +373,7 @@ class Plane:
             inflight=self._inflight,
             deployments=self.yard.fleet.status(monotonic()),
             gates={name: gate.status() for name, gate in self.yard.gates.items()},
+            shadow_spent=self.shadows.spent(),
         )
         write_standing(self._run, standing)
 

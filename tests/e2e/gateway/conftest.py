@@ -312,6 +312,7 @@ def snapshot(
     dialects: dict[str, str] | None = None,
     flavours: dict[str, str] | None = None,
     rules: dict[str, Route] | None = None,
+    max_concurrency: int = 0,
     **more: Any,
 ) -> Snapshot:
     """A snapshot with routes to providers by URL: `{"route": [url, ...]}`; every target is priced.
@@ -329,7 +330,13 @@ def snapshot(
         keys={str(hash_token(KEY)): entry()} if keys is None else keys,
         providers={
             f"default/{names[url]}": ProviderEntry(
-                names[url], (dialects or {}).get(url, "openai"), url, "", True, (flavours or {}).get(url, "")
+                names[url],
+                (dialects or {}).get(url, "openai"),
+                url,
+                "",
+                True,
+                (flavours or {}).get(url, ""),
+                max_concurrency=max_concurrency,
             )
             for url in urls
         },
