@@ -164,7 +164,9 @@ class World:
 
     def worker(self) -> Meter:
         self.born += 1
-        meter = Meter(self.quotas, clock=self.clock, sender=f"w{self.born}", count=self.count, executor=Inline())
+        meter = Meter(
+            self.quotas, clock=self.clock, sender=f"w{self.born}", count=self.count, executor=Inline(), stands=0
+        )
         meter.configure({"p": (self.requests, self.tokens, self.slots)}, {"p": (self.money,)})
         return meter
 

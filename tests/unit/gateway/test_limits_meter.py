@@ -366,6 +366,26 @@ def test_an_idle_slice_is_given_back(clock: FixedClock) -> None:
     run(work)
 
 
+def test_a_refusal_stands_for_a_moment_without_asking_again(clock: FixedClock) -> None:
+    async def work() -> None:
+        far = Far(clock)
+        meter = meter_of(far, clock, TPM, RPM)
+        grant = await meter.reserve(asked(tokens=900))
+        other = meter_of(far, clock, TPM)
+        other._sender = "w2"
+        for number in range(5):
+            with pytest.raises(LimitExceeded, match="'tpm'"):
+                await other.reserve(asked(number, tokens=200))
+        assert far.exchanges == 2
+        await other.reserve(asked(6, tokens=50))
+        grant.release()
+        await meter.tick()
+        clock.advance(SECOND // 10)
+        await other.reserve(asked(7, tokens=200))
+
+    run(work)
+
+
 def test_what_is_being_given_back_is_nobody_s_until_it_is_asked_for(clock: FixedClock) -> None:
     async def work() -> None:
         far = Far(clock)

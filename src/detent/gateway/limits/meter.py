@@ -43,6 +43,7 @@ _DOWN: Final = SECOND // 2
 """After a failure the counters are left alone for this long, so that calls do not queue up for time-outs."""
 
 _PATIENCE_SECONDS: Final = 0.25
+_STANDS: Final = SECOND // 20
 _CACHED: Final = 10_000
 _CHUNK: Final = 64
 _FOREVER: Final = 2**62
@@ -63,6 +64,7 @@ class Account:
         at: the sub-window in which `returned` was charged; -1 when nobody knows.
         good: monotonic time until which `held` is relied on.
         free: what nobody used or held when we last asked.
+        refused, until, wait: what far counters last had no room for, until when that stands, and what they foresaw.
     """
 
     __slots__ = (
@@ -77,6 +79,7 @@ class Account:
         "held",
         "kind",
         "lease",
+        "refused",
         "renewed",
         "returned",
         "rule",
@@ -84,6 +87,8 @@ class Account:
         "subject",
         "touched",
         "unreported",
+        "until",
+        "wait",
     )
 
     def __init__(self, rule: Rule, subject: str, counter: Counter) -> None:
@@ -98,6 +103,7 @@ class Account:
         self.slice = 0
         self.free = counter.limit
         self.blind = self.blind_since = 0
+        self.refused = self.until = self.wait = 0
         self.touched = False
 
     @property
@@ -242,6 +248,7 @@ class Meter:
         sender: unique among those who share the counters; names our exchanges.
         longest: ns after which a call that was never settled lapses.
         patience: seconds that a call waits for far counters before it goes on without them.
+        stands: ns for which a refusal by far counters is given again without asking.
         count: told `degraded` for each call that was let through unasked, and `unreachable` for each failure.
         executor: where far counters are asked, one exchange at a time; by default a thread of our own.
     """
@@ -255,6 +262,7 @@ class Meter:
         unreachable: Literal["serve", "refuse"] = "serve",
         longest: int = HOUR,
         patience: float = _PATIENCE_SECONDS,
+        stands: int = _STANDS,
         count: Callable[[str], None] = lambda _what: None,
         executor: Executor | None = None,
     ) -> None:
@@ -264,6 +272,7 @@ class Meter:
         self._unreachable = unreachable
         self._longest = longest
         self._patience = patience
+        self._stands = stands
         self._count = count
         self._rules: dict[str, tuple[Rule, ...]] = {}
         self._accounts: dict[str, Account] = {}
@@ -317,7 +326,10 @@ class Meter:
                 field="model",
             )
         if self._pool is not None:
-            return self._take(asked.id, accounts, needs)
+            grant = self._take(asked.id, accounts, needs)
+            if grant is None:
+                self._refuse_again(accounts, needs)
+            return grant
         if self._clock.monotonic() < self._down_until:
             return self._without(asked.id, accounts, needs)
         now = self._clock.monotonic()
@@ -432,6 +444,15 @@ class Meter:
             self._start(_Flight(accounts))
         return self._opened(id, tuple(takes), now)
 
+    def _refuse_again(self, accounts: Sequence[Account], needs: Sequence[int]) -> None:
+        """A refusal stands for a moment: whoever hammers a limit that is reached keeps nobody else waiting."""
+        now = self._clock.monotonic()
+        for account in accounts:
+            need = needs[account.kind]
+            if now < account.until and need >= account.refused:
+                found = headers_of([_standing(one) for one in accounts])
+                raise _refusal_of(account, need, account.free, account.wait, self._clock.now(), found)
+
     async def _ask(self, asked: Asked) -> Grant:
         accounts, needs = self._match(asked).accounts, _needs(asked)
         if self._clock.monotonic() < self._down_until:
@@ -511,6 +532,9 @@ class Meter:
             if flight.needs is None or flight.abandoned:
                 return None
             if not shares[0].granted:
+                for account, move, share in zip(flight.accounts, flight.moves, shares, strict=True):
+                    if not share.fits:
+                        account.refused, account.until, account.wait = move.ask, now + self._stands, share.wait
                 raise self._refusal(flight.accounts, flight.moves, shares)
             takes = []
             for account, move, share in zip(flight.accounts, flight.moves, shares, strict=True):
