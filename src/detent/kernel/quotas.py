@@ -142,16 +142,17 @@ def exchange(places: Sequence[tuple[Cells, int]], moves: Sequence[Move], now: in
         places: for each move its cells and the offset of the first.
         now: ns; of a clock that all parties share.
     """
-    frees = []
+    reports = []
     granted = True
+    grain = now // GRAIN
     for (cells, at), move in zip(places, moves, strict=True):
-        free = _report(cells, at, move, now)
-        frees.append(free)
-        if move.ask > free and move.counter.hard and move.ask:
+        report = _report(cells, at, move, now, grain)
+        reports.append(report)
+        if move.ask > report[0] and move.ask and move.counter.hard:
             granted = False
     shares = []
-    for (cells, at), move, free in zip(places, moves, frees, strict=True):
-        shares.append(_hold(cells, at, move, now, free, granted=granted))
+    for (cells, at), move, report in zip(places, moves, reports, strict=True):
+        shares.append(_hold(cells, at, move, now, report, granted=granted))
     return tuple(shares)
 
 
@@ -217,27 +218,37 @@ def _advance(cells: Cells, at: int, width: int, now: int) -> None:
         set_clock_back(cells, at, now)
 
 
-def _report(cells: Cells, at: int, move: Move, now: int) -> int:
-    """The part of a move that happens in any case; what is free afterwards."""
+def _report(cells: Cells, at: int, move: Move, now: int, grain: int) -> tuple[int, int, int]:
+    """The part of a move that happens in any case; what is free, used and held afterwards."""
     counter = move.counter
     width = counter.window // BUCKETS
-    _advance(cells, at, width, now)
+    if (
+        cells[at + _HELD_AT] != grain
+        or (width and cells[at + _USED_AT] != now // width)
+        or cells[at + _WIDTH] != width
+        or cells[at + _DIRTY]
+    ):
+        _advance(cells, at, width, now)
+        cells[at + _WIDTH] = width
+        cells[at + _UNTIL] = counter.until
     cells[at + _DIRTY] = 1
-    cells[at + _WIDTH] = width
-    cells[at + _UNTIL] = counter.until
+    used, held = cells[at + _USED], cells[at + _HELD]
     if move.spent:
         if width:
             cells[at + _BUCKET + cells[at + _USED_AT] % _RING] += move.spent
-        cells[at + _USED] += move.spent
+        used += move.spent
+        cells[at + _USED] = used
     if move.back:
         _take_back(cells, at, width, move.back, move.back_at)
+        used = cells[at + _USED]
     if move.had and 0 < move.lease - cells[at + _HELD_AT] <= _LEASES:
         place = at + _HOLD + move.lease % _HOLDS
-        given = min(move.had, cells[place])
-        cells[place] -= given
-        cells[at + _HELD] -= given
-    free: int = counter.limit - cells[at + _USED] - cells[at + _HELD] - move.keep
-    return free
+        there = cells[place]
+        given = min(move.had, there)
+        cells[place] = there - given
+        held -= given
+        cells[at + _HELD] = held
+    return counter.limit - used - held - move.keep, used, held
 
 
 def _take_back(cells: Cells, at: int, width: int, amount: int, back_at: int) -> None:
@@ -255,20 +266,21 @@ def _take_back(cells: Cells, at: int, width: int, amount: int, back_at: int) -> 
             amount -= taken
 
 
-def _hold(cells: Cells, at: int, move: Move, now: int, free: int, *, granted: bool) -> Share:
+def _hold(cells: Cells, at: int, move: Move, now: int, report: tuple[int, int, int], *, granted: bool) -> Share:
     """The part of a move that depends on whether all asks fitted."""
-    counter = move.counter
-    fits = move.ask <= free or not counter.hard or not move.ask
-    hold = move.keep
-    left = free
+    free, used, held = report
+    ask, hold, left = move.ask, move.keep, free
+    fits = ask <= free or not ask or not move.counter.hard
+    used_at = cells[at + _USED_AT]
     if granted:
-        left -= move.ask
-        if move.charge:
-            if counter.window:
-                cells[at + _BUCKET + cells[at + _USED_AT] % _RING] += move.ask
-            cells[at + _USED] += move.ask
-        else:
-            hold += move.ask
+        left -= ask
+        if not move.charge:
+            hold += ask
+        elif ask:
+            if move.counter.window:
+                cells[at + _BUCKET + used_at % _RING] += ask
+            used += ask
+            cells[at + _USED] = used
         if move.spare and left >= _SHARE:
             spare = min(move.spare, left // _SHARE)
             hold += spare
@@ -276,18 +288,10 @@ def _hold(cells: Cells, at: int, move: Move, now: int, free: int, *, granted: bo
     lease = cells[at + _HELD_AT] + _LEASES
     if hold:
         cells[at + _HOLD + lease % _HOLDS] += hold
-        cells[at + _HELD] += hold
+        cells[at + _HELD] = held + hold
     cells[at + _DIRTY] = 0
-    return Share(
-        granted,
-        fits,
-        hold,
-        lease,
-        cells[at + _USED_AT],
-        cells[at + _USED],
-        left,
-        0 if fits else _wait(cells, at, move, now, free),
-    )
+    wait = 0 if fits else _wait(cells, at, move, now, free)
+    return Share(granted, fits, hold, lease, used_at, used, left, wait)
 
 
 def _wait(cells: Cells, at: int, move: Move, now: int, free: int) -> int:

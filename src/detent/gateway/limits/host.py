@@ -49,6 +49,9 @@ _FIRST: Final = _HEADER // _WORD
 _SLOTS: Final = 4096
 _MOST_SLOTS: Final = 1 << 20
 _PROBES: Final = 32
+_KNOWN: Final = 100_000
+"""Keys whose slots a process remembers."""
+
 _LOCK_SECONDS: Final = 0.05
 _MAGIC_AT, _SLOTS_AT, _MOVED_AT, _BOOT_AT, _BASE_AT, _SEEN_AT, _WALL_AT = range(7)
 
@@ -94,7 +97,7 @@ class HostQuotas:
                 now = self._now()
                 while True:
                     try:
-                        places = [self._place(move.counter.key, now) for move in moves]
+                        places = self._find_all(moves, now)
                         break
                     except _FullError:
                         self._grow(now)
@@ -153,14 +156,18 @@ class HostQuotas:
         words[_SEEN_AT] = now
         return now
 
-    def _place(self, key: str, now: int) -> tuple[memoryview, int]:
-        words = self._words
-        known = self._places.get(key)
-        if known is not None and words[known[0]] == known[1]:
-            return words, known[0] + _CELLS_AT
-        at, digest = self._find(key, now)
-        self._places[key] = at, digest
-        return words, at + _CELLS_AT
+    def _find_all(self, moves: Sequence[Move], now: int) -> list[tuple[memoryview, int]]:
+        words, places = self._words, self._places
+        found = []
+        for move in moves:
+            key = move.counter.key
+            known = places.get(key)
+            if known is None or words[known[0]] != known[1]:
+                if len(places) >= _KNOWN:
+                    places.clear()
+                known = places[key] = self._find(key, now)
+            found.append((words, known[0] + _CELLS_AT))
+        return found
 
     def _find(self, key: str, now: int) -> tuple[int, int]:
         """The key's slot, taken if it has none."""
