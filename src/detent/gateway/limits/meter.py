@@ -283,7 +283,7 @@ class Meter:
         self._lock = asyncio.Lock()
         self._lost: _Flight | None = None
         self._tasks: set[asyncio.Task[Grant | None]] = set()
-        self._trim: set[Account] = set()
+        self._trim: dict[Account, None] = {}
         self._pool: Executor | None = (executor or ThreadPoolExecutor(1, "quotas")) if quotas.remote else None
 
     def configure(self, limits: Mapping[str, Iterable[Limit]], budgets: Mapping[str, Iterable[Budget]]) -> None:
@@ -355,7 +355,7 @@ class Meter:
         if self._clock.monotonic() < self._down_until:
             return
         if self._pool is not None:
-            self._trim.update(account for account in changed if account.surplus)
+            self._trim.update((account, None) for account in changed if account.surplus)
             self._give_back()
         elif changed:
             self._report(changed)
@@ -493,7 +493,8 @@ class Meter:
         if self._trim and not self._tasks:
             project = next(iter(self._trim)).counter.project
             accounts = [account for account in self._trim if account.counter.project == project]
-            self._trim.difference_update(accounts)
+            for account in accounts:
+                del self._trim[account]
             self._start(_Flight(accounts, purpose="trim"))
 
     def _landed(self, task: asyncio.Task[Grant | None]) -> None:
