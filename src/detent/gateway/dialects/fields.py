@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 import msgspec
@@ -134,12 +133,5 @@ def unsayable(path: str, what: str, dialect: str) -> InvalidInput:
     )
 
 
-def encoded(value: object) -> bytes:
-    """JSON; integers beyond 64 bits included."""
-    try:
-        return _ENCODER.encode(value)
-    except OverflowError:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-_ENCODER: Final = msgspec.json.Encoder()
+encoded: Final = msgspec.json.Encoder().encode
+"""JSON, as tight as it gets."""

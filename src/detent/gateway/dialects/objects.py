@@ -66,8 +66,15 @@ def read_object(
 
 
 def whole(raw: bytes) -> Any:
-    """A checked body as Python values."""
-    return _WHOLE.decode(raw)
+    """A checked body as Python values.
+
+    Raises:
+        MalformedBody: what was not looked at before cannot be read, a number out of all range for instance.
+    """
+    try:
+        return _WHOLE.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise MalformedBody(f"The body cannot be read: {error}.", hint="Correct the request.") from None
 
 
 def replaced(fields: dict[str, msgspec.Raw], **values: bytes) -> bytes:

@@ -187,6 +187,12 @@ def test_bodies_that_cannot_be_read(body: bytes, error: type[Exception]) -> None
         CLIENT.read(body, max_depth=64)
 
 
+def test_what_the_head_does_not_hold_is_read_later() -> None:
+    vast = CLIENT.read(raw(new=0).replace(b'"new": 0', b'"new": 1e999'), max_depth=64)
+    with pytest.raises(MalformedBody):
+        vast.neutral()
+
+
 def test_brackets_within_text_are_no_depth() -> None:
     text = '["{' * 9000 + "\\"
     assert read(messages=[{"role": "user", "content": text}]).messages[0].text == text
@@ -318,6 +324,12 @@ def test_a_system_prompt_alone_is_said_by_the_user() -> None:
     assert (body["messages"], "system" in body) == ([{"role": "user", "content": "Joke."}], False)
     with pytest.raises(InvalidInput):
         write(messages=(Message("user", (TextPart(" "),)),))
+
+
+def test_arguments_keep_their_bytes() -> None:
+    deep = '{"a":' * 900 + "1.50" + "}" * 900
+    request = msgspec.structs.replace(HELLO, messages=(Message("assistant", (ToolCallPart("c", "f", deep),)),))
+    assert deep.encode() in PROVIDER.write_request(request, model=NEW, quirks=ANTHROPIC).body
 
 
 def test_arguments_that_are_no_object() -> None:

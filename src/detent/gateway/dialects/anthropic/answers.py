@@ -128,6 +128,8 @@ def read_answer(raw: bytes) -> ChatAnswer:
         return _read(value, content)
     except InvalidInput as error:
         raise BadAnswer(f"The provider's answer has a fault: {error.message}") from None
+    except RecursionError:
+        raise BadAnswer("The provider's answer is nested too deeply.") from None
 
 
 def _read(value: dict[str, Any], content: list[Any]) -> ChatAnswer:

@@ -28,6 +28,7 @@ from detent.kernel.chat import (
 from detent.kernel.errors import InvalidInput
 
 NAME: Final = "anthropic"
+_OBJECTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TTLS: Final[dict[object, CacheTtl]] = {"5m": "5m", "1h": "1h"}
 _BAD_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _MAGIC: Final = (("iVBORw0KGgo", "image/png"), ("/9j/", "image/jpeg"), ("R0lGOD", "image/gif"), ("UklGR", "image/webp"))
@@ -238,15 +239,15 @@ def written_id(name: str) -> str:
     return _BAD_ID.sub("_", name)
 
 
-def read_arguments(part: ToolCallPart) -> dict[str, Any]:
-    """A call's arguments as an object; what is none is kept as text, for a model may well have written it."""
+def read_arguments(part: ToolCallPart) -> msgspec.Raw | dict[str, Any]:
+    """A call's arguments as an object, its bytes untouched; what is none is kept as text, for models write such too."""
     if not part.arguments.strip():
         return {}
     try:
-        value = msgspec.json.decode(part.arguments)
+        _OBJECTS.decode(part.arguments)
     except (msgspec.MsgspecError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"invalid_arguments": part.arguments}
+        return {"invalid_arguments": part.arguments}
+    return msgspec.Raw(part.arguments.encode())
 
 
 def _write_image(part: ImagePart, at: str, *, own: bool) -> dict[str, Any]:

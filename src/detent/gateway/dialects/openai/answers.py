@@ -107,6 +107,8 @@ def read_answer(raw: bytes) -> ChatAnswer:
         return _read(value, choices)
     except InvalidInput as error:
         raise BadAnswer(f"The provider's answer has a fault: {error.message}") from None
+    except RecursionError:
+        raise BadAnswer("The provider's answer is nested too deeply.") from None
 
 
 def _read(value: dict[str, Any], choices: list[Any]) -> ChatAnswer:

@@ -318,7 +318,7 @@ class ChunkWriter:
         legacy: whether it knows functions only, as they were before tools.
     """
 
-    __slots__ = ("_begun", "_calls", "_head", "_legacy", "_refused", "_tail", "_thoughts", "_usage")
+    __slots__ = ("_begun", "_calls", "_counts", "_head", "_legacy", "_refused", "_tail", "_thoughts", "_usage")
 
     def __init__(self, *, model: str, usage: bool, legacy: bool) -> None:
         self._usage = usage
@@ -327,6 +327,7 @@ class ChunkWriter:
         self._refused: set[int] = set()
         self._calls: dict[tuple[int, int], int] = {}
         self._thoughts: dict[tuple[int, int], int] = {}
+        self._counts: dict[tuple[str, int], int] = {}
         self._head = b""
         self._tail = b""
         self._start(AnswerStarted(model=model))
@@ -384,7 +385,9 @@ class ChunkWriter:
     def _thought(self, event: ReasoningDelta) -> dict[str, Any]:
         """Plain text as most clients read it, and the parts as those do that send signatures back."""
         place = (event.choice, event.index)
-        number = self._thoughts.setdefault(place, sum(1 for choice, _ in self._thoughts if choice == event.choice))
+        number = self._thoughts.get(place)
+        if number is None:
+            number = self._thoughts[place] = self._next("thought", event.choice)
         part = ReasoningPart(event.text, event.signature, event.redacted, event.id)
         found: dict[str, Any] = {"reasoning_details": [write_detail(part, number)]}
         if event.text:
@@ -392,8 +395,7 @@ class ChunkWriter:
         return found
 
     def _call(self, event: ToolCallStarted, out: list[bytes]) -> None:
-        number = sum(1 for choice, _ in self._calls if choice == event.choice)
-        self._calls[event.choice, event.index] = number
+        number = self._calls[event.choice, event.index] = self._next("call", event.choice)
         function = {"name": event.name, "arguments": ""}
         if self._legacy:
             if number == 0:
@@ -403,6 +405,12 @@ class ChunkWriter:
         if event.signature:
             call["extra_content"] = {"google": {"thought_signature": event.signature}}
         out.append(self._chunk(event.choice, encoded({"tool_calls": [call]})))
+
+    def _next(self, kind: str, choice: int) -> int:
+        """The number of a choice's next call or thought."""
+        number = self._counts.get((kind, choice), 0)
+        self._counts[kind, choice] = number + 1
+        return number
 
     def _arguments(self, arguments: str, index: int, choice: int, out: list[bytes]) -> None:
         number = self._calls.get((choice, index))
