@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -31,6 +32,7 @@ MAX_CONVERSATION: Final = 64 * 1024**2
 
 _TOUCH: Final = 3600
 _SWEEP: Final = 600
+_FRESH: Final = ".new"
 _RESPONSE: Final = "r"
 _ITEM: Final = "i"
 _ENCODER: Final = msgspec.json.Encoder()
@@ -211,7 +213,9 @@ class Conversations:
         kept: list[tuple[float, int, str]] = []
         removed = size = 0
         for path, used, length in self._files():
-            if now - used > self._ttl:
+            if path.endswith(_FRESH) and now - used < _TOUCH:  # being written, perhaps by another worker
+                size += length
+            elif now - used > self._ttl:
                 removed += _unlink(path)
             else:
                 kept.append((used, length, path))
@@ -248,7 +252,7 @@ class Conversations:
 
     def _write(self, path: Path, data: bytes, now: float) -> None:
         self._count += 1
-        fresh = path.with_name(f"{path.name}.{os.getpid()}.{self._count}")
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.{id(self)}.{self._count}{_FRESH}")
         try:
             fresh.write_bytes(data)
         except FileNotFoundError:

@@ -561,13 +561,14 @@ def _grow(parts: dict[int, Part], event: ChatEvent) -> None:
 class GeminiReader:
     """Reads one streamed answer: responses that each hold a piece of it. The last one gives the reason for the end."""
 
-    __slots__ = ("_bare", "_choices", "_framing", "_id", "_started", "_usage", "done", "failure")
+    __slots__ = ("_bare", "_choices", "_framing", "_id", "_seen", "_started", "_usage", "done", "failure")
 
     def __init__(self) -> None:
         self.done = False
         self.failure: DetentError | None = None
         self._framing = Framing()
         self._bare = bytearray()
+        self._seen = b""
         self._choices: dict[int, _Choice] = {}
         self._id = ""
         self._started = False
@@ -575,7 +576,9 @@ class GeminiReader:
 
     def feed(self, data: bytes) -> tuple[bytes, list[ChatEvent]]:
         """Take what was read."""
-        if not self._started and (self._bare or data.lstrip()[:1] in (b"[", b"{")):
+        if not self._seen:
+            self._seen = data.strip()[:1]
+        if self._seen in (b"[", b"{"):
             self._take_bare(data)
             return b"", []
         raw: list[bytes] = []
@@ -619,6 +622,8 @@ class GeminiReader:
 
     def _take_bare(self, data: bytes) -> None:
         """An error as it comes without the framing that was asked for: JSON over several lines, perhaps in a list."""
+        if self.failure is not None:
+            return
         self._bare += data
         found = _decoded(bytes(self._bare))
         if found is not None:

@@ -392,12 +392,15 @@ def _input_part(part: Part, *, same: bool) -> dict[str, Any] | None:
     return item
 
 
-def output_items(parts: Iterable[Part], suffix: str, is_custom: Callable[[str], bool]) -> list[dict[str, Any]]:
+def output_items(
+    parts: Iterable[Part], suffix: str, is_custom: Callable[[str], bool], *, cut: bool
+) -> list[dict[str, Any]]:
     """What a response put out, with ids that follow from the response's own and the item's place.
 
     Args:
         suffix: the response's id without its prefix.
         is_custom: whether a tool of that name takes free text.
+        cut: whether the last item is not complete.
     """
     items: list[dict[str, Any]] = []
     content: list[dict[str, Any]] | None = None
@@ -415,6 +418,8 @@ def output_items(parts: Iterable[Part], suffix: str, is_custom: Callable[[str], 
             if part.signature:
                 items.append(reasoning_item(suffix, len(items), "", carried(part.signature)))
             items.append(call_item(suffix, len(items), part, "completed", custom=is_custom(part.name)))
+    if cut and items and "status" in items[-1]:
+        items[-1]["status"] = "incomplete"
     return items
 
 

@@ -487,7 +487,9 @@ class ResponsesClient:
     def write_answer(self, asked: ResponsesAsked, answer: ChatAnswer) -> bytes:
         """A whole response."""
         name, created = asked.names(answer.id, answer.created)
-        output = output_items(answer.message.parts, name.removeprefix("resp_"), asked.is_custom)
+        output = output_items(
+            answer.message.parts, name.removeprefix("resp_"), asked.is_custom, cut=answer.finish_reason == "length"
+        )
         status, more = _status(answer.finish_reason)
         return _json(
             asked.response(name, answer.model or asked.model, created, status, output, answer.usage or Usage(), **more)
@@ -733,6 +735,10 @@ class ResponsesWriter:
         self._event(out, "response.output_item.added", output_index=place, item=item)
         return place
 
+    def _status(self, place: int) -> str:
+        """Of an item that closes: the last one is incomplete when the answer was cut at its limit."""
+        return "incomplete" if self._reason == "length" and place == len(self._items) - 1 else "completed"
+
     def _close_parts(self, out: list[bytes]) -> None:
         for index in [index for index, part in self._open.items() if part.kind in {"text", "refusal"}]:
             part = self._open.pop(index)
@@ -752,7 +758,7 @@ class ResponsesWriter:
         self._close_parts(out)
         if self._message is not None:
             item = self._items[self._message]
-            item["status"] = "completed" if self._reason != "length" else "incomplete"
+            item["status"] = self._status(self._message)
             self._event(out, "response.output_item.done", output_index=self._message, item=item)
             self._message = None
         for index in [i for i, part in self._open.items() if calls or part.kind == "reasoning"]:
@@ -766,11 +772,11 @@ class ResponsesWriter:
                     self._summary(out, part, "response.reasoning_summary_part.done", text)
             elif part.kind == "call":
                 part.item["arguments"] = text
-                part.item["status"] = "completed"
+                part.item["status"] = self._status(part.place)
                 self._event(out, "response.function_call_arguments.done", **at, arguments=text)
             else:
                 free = part.item["input"] = unwrapped(text) if text else ""
-                part.item["status"] = "completed"
+                part.item["status"] = self._status(part.place)
                 if free:
                     self._event(out, "response.custom_tool_call_input.delta", **at, delta=free)
                 self._event(out, "response.custom_tool_call_input.done", **at, input=free)
