@@ -141,9 +141,12 @@ def _tell(error: DetentError, *, as_json: bool) -> None:
 
         click.echo(json.dumps(error.as_dict(), ensure_ascii=False), err=True)
         return
-    click.echo(f"Error: {error.message} [{error.code}]", err=True)
+    from detent.cli.text import clean
+
+    # A message may repeat a name from a file that somebody else wrote.
+    click.echo(f"Error: {clean(error.message)} [{error.code}]", err=True)
     if error.hint:
-        click.echo(f"  Next: {error.hint}", err=True)
+        click.echo(f"  Next: {clean(error.hint)}", err=True)
 
 
 def _tell_usage(error: click.UsageError, *, as_json: bool) -> None:

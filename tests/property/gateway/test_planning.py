@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detent.gateway.model import (
@@ -27,8 +27,16 @@ from detent.gateway.planning.diff import diff, merged
 from detent.gateway.planning.document import parse_toml, write_toml
 from detent.gateway.planning.dryrun import replay
 from detent.gateway.planning.model import Call, Configuration
+from detent.gateway.planning.service import _body
+from detent.gateway.views import BUDGETS as BUDGET_ROWS
+from detent.gateway.views import LIMITS as LIMIT_ROWS
+from detent.gateway.views import PRICES as PRICE_ROWS
+from detent.gateway.views import PROVIDERS as PROVIDER_ROWS
+from detent.gateway.views import ROUTES as ROUTE_ROWS
 from detent.kernel.chat import Usage
 from detent.kernel.clock import SECOND
+from detent.kernel.facts import Fact, View
+from detent.kernel.identity import Actor
 from detent.kernel.money import LongContext, Price
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,10}[a-z0-9])?", fullmatch=True)
@@ -70,6 +78,10 @@ LONG = st.none() | st.builds(LongContext, st.integers(1, 10**6), FIGURES, FIGURE
 PRICES = st.builds(Price, FIGURES, FIGURES, *[MAYBE] * 6, st.integers(0, 10**9), st.integers(0, 10**9), LONG)
 
 
+UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow])
+"""A whole configuration takes its time to be drawn on a busy machine."""
+
+
 def named(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     def with_names(found: dict[str, Any]) -> dict[str, Any]:
         return {name: _with(value, name=name) for name, value in found.items()}
@@ -87,6 +99,7 @@ CONFIGURATIONS = st.builds(
 )  # fmt: skip
 
 
+@UNHURRIED
 @given(CONFIGURATIONS)
 def test_a_document_comes_back_as_it_was(configuration: Configuration) -> None:
     text = write_toml(configuration)
@@ -94,6 +107,7 @@ def test_a_document_comes_back_as_it_was(configuration: Configuration) -> None:
     assert diff(configuration, parse_toml(text)) == ()
 
 
+@UNHURRIED
 @given(CONFIGURATIONS, CONFIGURATIONS)
 def test_differences_are_exactly_what_differs(before: Configuration, after: Configuration) -> None:
     changes = diff(before, after)
@@ -104,6 +118,28 @@ def test_differences_are_exactly_what_differs(before: Configuration, after: Conf
         assert old != new
         assert change.action == ("added" if old is None else "removed" if new is None else "changed")
     assert all(change.action != "removed" for change in diff(before, merged(before, after)))
+
+
+ROWS: dict[str, View[Any]] = {
+    "provider": PROVIDER_ROWS, "route": ROUTE_ROWS, "limit": LIMIT_ROWS, "budget": BUDGET_ROWS, "price": PRICE_ROWS,
+}  # fmt: skip
+
+
+@UNHURRIED
+@given(CONFIGURATIONS, CONFIGURATIONS)
+def test_the_facts_of_a_plan_lead_to_what_was_wanted(before: Configuration, after: Configuration) -> None:
+    for noun, view in ROWS.items():
+        rows: dict[str, Any] = {}
+        # The way to the first configuration, then the way from it to the second.
+        for old, new in ((Configuration(), before), (before, after)):
+            for change in diff(old, new):
+                if change.noun == noun:
+                    fact = Fact(0, "", f"{noun}/{change.name}", 1, "", Actor("user", "u"), 0, "", _body(change, new))
+                    rows[change.name] = view.fold(rows.get(change.name), fact)
+        found = {name: row for name, row in rows.items() if row is not None}
+        if noun == "price":
+            found = {name: entry.at(1) for name, entry in found.items()}
+        assert found == getattr(after, f"{noun}s")
 
 
 @given(

@@ -463,6 +463,9 @@ def test_the_configuration_as_a_file(detent: Detent, tmp_path: Path, monkeypatch
     assert "sk-acme" not in plan.out + applied.out + exported
     for wrong, code in ((tmp_path / "none.toml", 2), (tmp_path, 2)):
         assert detent("routes", "plan", str(wrong)).code == code
+    other.write_text('["\\u001b[2J"]')
+    hostile = detent("routes", "plan", str(other))
+    assert (hostile.code, "\x1b" in hostile.err) == (2, False)
     other.write_bytes(b"\xff\xfe")
     assert detent("routes", "plan", str(other)).code == 2
     other.write_text("[routes.bot]\ntargets = ['ghost/m']")
