@@ -53,7 +53,7 @@ Pages on the control port, for people. Filters are in the URL, so a view can be 
 gives what the page shows as data, `.csv` its table (`/home.json` for `/`).
 
 Keys: `j` and `k` to the next and previous row, `o` opens it, `u` goes up to the list, `/` searches, `f` follows live,
-`n` makes something new, `t` changes the theme, Ctrl-K goes to anything, `?` shows the rest.
+`n` makes something new, `e` edits, `t` changes the theme, Ctrl-K goes to anything, `?` shows the rest.
 """
 METRICS = """\
 `GET /metrics` on the gateway's port answers in Prometheus' text form, all workers added up.

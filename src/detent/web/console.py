@@ -25,12 +25,31 @@ from detent.web.page import Action, Console, Page
 from detent.web.palette import look_up
 from detent.web.render import Templates
 from detent.web.security import secured, theme_of
-from detent.web.views import account, home, jobs, keys, ledger, models, providers, settings, trace, traces, users
+from detent.web.views import (
+    account,
+    gateway,
+    home,
+    jobs,
+    keys,
+    ledger,
+    models,
+    providers,
+    route_editor,
+    routes,
+    settings,
+    trace,
+    traces,
+    users,
+)
 
 PAGES: Final[tuple[Page[Any], ...]] = (
     home.PAGE,
     traces.PAGE,
     trace.PAGE,
+    gateway.PAGE,
+    routes.PAGE,
+    route_editor.PAGE,
+    routes.ONE,
     models.PAGE,
     providers.PAGE,
     keys.PAGE,
@@ -44,6 +63,8 @@ PAGES: Final[tuple[Page[Any], ...]] = (
 )
 ACTIONS: Final[tuple[Action, ...]] = (
     *trace.ACTIONS,
+    *routes.ACTIONS,
+    *route_editor.ACTIONS,
     *models.ACTIONS,
     *providers.ACTIONS,
     *keys.ACTIONS,

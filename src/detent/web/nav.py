@@ -33,6 +33,8 @@ GROUPS: Final = (
     Group(
         "Serve",
         (
+            Place("/gateway", "Gateway", "gateway", "g", Permission.PROVIDERS_READ),
+            Place("/routes", "Routes", "routes", "r", Permission.PROVIDERS_READ),
             Place("/models", "Models", "models", "m", Permission.PROVIDERS_READ),
             Place("/providers", "Providers", "providers", "p", Permission.PROVIDERS_READ),
             Place("/keys", "Keys", "keys", "k", Permission.KEYS_READ),
@@ -61,6 +63,7 @@ NOTICES: Final = {
     "provider-saved": "The provider is saved and the gateway has been told.",
     "provider-removed": "The provider is removed and its credential destroyed.",
     "route-saved": "The route is saved. Clients can use its name as `model` now.",
+    "route-applied": "The plan is applied. Workers go by it within a second.",
     "route-removed": "The route is removed. Calls to it answer model_not_found.",
     "price-set": "The price is set. It holds for calls from now on.",
     "job-started": "The job is queued.",

@@ -59,9 +59,11 @@ class Goto:
 
 @dataclass(frozen=True, slots=True)
 class Stay(Generic[V]):
-    """Show the page again with something that must not stand in a URL, such as a new key."""
+    """Show the page again with something that must not stand in a URL, such as a new key; `form` is what its form
+    holds."""
 
     extra: Mapping[str, Any] = field(default_factory=dict)
+    form: Form = field(default_factory=Form)
 
 
 Outcome = Goto | Stay[Any]
@@ -148,7 +150,7 @@ class Console:
                     url += ("&" if "?" in url else "?") + urlencode({"said": outcome.said})
                 return secured(RedirectResponse(url, status_code=303))
             view = await run_in_threadpool(action.page.view, visit)
-            return await self._show(action.page, visit, view, form=Form(), **outcome.extra)
+            return await self._show(action.page, visit, view, form=outcome.form, **outcome.extra)
 
         self.routes.add_api_route(action.path, post, methods=["POST"], include_in_schema=False, response_model=None)
 

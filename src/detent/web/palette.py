@@ -40,7 +40,7 @@ def _hits(visit: Visit, text: str) -> Iterator[Hit]:
     if caller.may(Permission.PROVIDERS_READ):
         for route in platform.gateway.routes(caller):
             if sought in route.name.casefold():
-                yield Hit(route.name, "route", f"/models#{quote(route.name)}")
+                yield Hit(route.name, "route", f"/routes/{quote(route.name)}")
                 yield Hit(f"Traces of {route.name}", "traces", "/traces?" + urlencode({"route": route.name}))
         for provider in platform.gateway.providers(caller):
             if sought in provider.name.casefold():

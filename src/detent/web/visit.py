@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +18,8 @@ from detent.kernel.errors import Forbidden, InvalidInput, TooLarge
 from detent.kernel.identity import Permission, Principal
 
 _MAX_FORM: Final = 256 * 1024
-_MAX_FIELDS: Final = 200
+_MAX_FIELDS: Final = 280
+_ROW: Final = re.compile(r"(.+)\.(\d{1,3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class Form:
     def all(self, name: str) -> tuple[str, ...]:
         """Every value of a field that may be given more than once."""
         return tuple(value.strip() for key, value in self.fields if key == name and value.strip())
+
+    def rows(self, name: str) -> tuple[int, ...]:
+        """The numbers of the fields `name.0`, `name.1`... that were sent, in their order."""
+        found = (_ROW.fullmatch(key) for key, _value in self.fields)
+        return tuple(sorted({int(row[2]) for row in found if row is not None and row[1] == name}))
 
     def flag(self, name: str) -> bool:
         """Whether a box was ticked."""

@@ -21,7 +21,8 @@ ROLE_NAMES = tuple(ROLES)
 
 
 def address(page: Page[Any], world: World) -> str:
-    return page.path.replace("{trace_id}", TRACE).replace("{job_id}", world.job).replace("{position}", "1")
+    path = page.path.replace("{trace_id}", TRACE).replace("{job_id}", world.job).replace("{position}", "1")
+    return path.replace("{name}", "support-bot")
 
 
 class Markup(HTMLParser):

@@ -18,6 +18,11 @@ _VERBS: Final = {
     "provider.removed": "Provider removed",
     "route.saved": "Route saved",
     "route.removed": "Route removed",
+    "limit.set": "Limit set",
+    "limit.removed": "Limit removed",
+    "budget.set": "Budget set",
+    "budget.removed": "Budget removed",
+    "budget.alerted": "Budget threshold crossed",
     "price.set": "Price set",
     "user.added": "User added",
     "user.role_set": "Role changed",
@@ -29,7 +34,6 @@ _VERBS: Final = {
 _PLACES: Final = {
     "key": "/keys",
     "provider": "/providers",
-    "route": "/models",
     "price": "/models",
     "user": "/users",
     "job": "/jobs",
@@ -104,6 +108,8 @@ def fact_line(fact: Fact, names: dict[str, str]) -> FactLine:
     anchor = rest if noun in {"key", "user"} else subject
     if noun == "job":
         place, anchor = f"/jobs/{rest}", ""
+    if noun == "route":
+        place, anchor = f"/routes/{subject}", ""
     return FactLine(
         position=fact.position,
         id=fact.id,

@@ -95,7 +95,7 @@ def view(visit: Visit) -> HomeView:
         )
         return platform.traces.metrics(caller, query)
 
-    by_start = {row.start: _figures(row) for row in measure(since, until, step=bucket)}
+    by_start = {row.start: figures(row) for row in measure(since, until, step=bucket)}
     status = platform.status()
     facts = platform.audit.log(caller, limit=8) if caller.may(Permission.LEDGER_READ) else ()
     names = names_of(visit)
@@ -112,7 +112,7 @@ def view(visit: Visit) -> HomeView:
         groups=tuple(
             sorted(
                 (
-                    GroupFigures(row.group.get("route", ""), row.group.get("model", ""), _figures(row))
+                    GroupFigures(row.group.get("route", ""), row.group.get("model", ""), figures(row))
                     for row in measure(since, until, group=True)
                 ),
                 key=lambda g: (-g.figures.requests, g.route, g.model),
@@ -131,10 +131,11 @@ def view(visit: Visit) -> HomeView:
 
 
 def _one(rows: tuple[MetricRow, ...]) -> Figures:
-    return _figures(rows[0]) if rows else Figures()
+    return figures(rows[0]) if rows else Figures()
 
 
-def _figures(row: MetricRow) -> Figures:
+def figures(row: MetricRow) -> Figures:
+    """A row of metrics without its time and group."""
     return Figures(
         requests=row.requests,
         errors=row.errors,

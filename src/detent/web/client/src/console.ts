@@ -54,6 +54,14 @@ document.addEventListener("htmx:after:swap", () => {
   }
 });
 
+// A form that is sent in parts comes back with its rows in another order: what was typed into the old places is not
+// theirs any more, and the focus goes on from where the server says.
+document.addEventListener("htmx:after:swap", () => {
+  const editor = one<HTMLFormElement>("form#editor");
+  editor?.reset();
+  if (editor) one("[autofocus]", editor)?.focus();
+});
+
 document.addEventListener("submit", (event) => {
   const form = event.target as HTMLFormElement;
   const button = one<HTMLButtonElement>("button:not([type=button])", form);

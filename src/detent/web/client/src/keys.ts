@@ -101,6 +101,7 @@ function help(): void {
       [["/"], "Search"],
       [["Ctrl K"], "Go to anything"],
       [["n"], "New, where something can be made"],
+      [["e"], "Edit, where something can be changed"],
       [["f"], "Follow traces live"],
       [["t"], "Light, dark, or as the system"],
       ...all("[data-go]").map((place): [string[], string] => [["g", place.dataset["go"] ?? ""], place.dataset["place"] ?? ""]),
