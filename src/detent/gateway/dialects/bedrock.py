@@ -220,6 +220,8 @@ def _blocks(part: Part, at: str) -> Iterator[dict[str, Any]]:
             yield {"toolResult": result}
             cache = part.cache
         case ReasoningPart():
+            if not str(part.extra.get("format", "anthropic")).startswith("anthropic"):
+                return
             if state := unmarked(part.signature):
                 yield {"reasoningContent": {"reasoningText": {"text": part.text, "signature": state}}}
             elif part.redacted:
@@ -587,7 +589,7 @@ class BedrockReader:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return BadAnswer("The provider's stream holds an event of the wrong form.")
         if kind == "exception":
-            return _failure(frame.headers.get(":exception-type", ""), found)
+            return _failure(frame.headers.get(":exception-type", ""), found, frame.payload)
         if not self._started:
             self._started = True
             out.append(AnswerStarted())
@@ -626,12 +628,12 @@ class BedrockReader:
         return None
 
 
-def _failure(kind: str, event: _Event) -> DetentError:
+def _failure(kind: str, event: _Event, body: bytes) -> DetentError:
     said = (event.original_message or event.message or kind or "without a message")[:500]
     if kind == "throttlingException":
         return UpstreamBusy(f"The provider is over its limit: {said}", hint="Wait, or add a target to the route.")
     if kind == "validationException":
-        return UpstreamRejected(f"The provider refused the request: {said}")
+        return UpstreamRejected(f"The provider refused the request: {said}", said=body)
     return UpstreamError(f"The provider reported an error: {said}")
 
 

@@ -75,6 +75,11 @@ def opened(state: str) -> tuple[str, str, str]:
     return (state if state.startswith(_FOREIGN) else marked(OPENAI, state)), "", ""
 
 
+def named(id: str, signature: str, redacted: str) -> str:
+    """The id of a reasoning item, which is OpenAI's only where the state is: other items were named by the gateway."""
+    return id if signature.startswith(OPENAI) or not (signature or redacted) else ""
+
+
 def is_openai(state: str) -> bool:
     """Whether `encrypted_content` is OpenAI's own."""
     return bool(state) and not state.startswith(_FOREIGN)
@@ -188,7 +193,7 @@ class _Reader:
             self._signature = call
             return
         text = reasoning_text(fields.items("summary"), fields.items("content"))
-        self._turn.append(ReasoningPart(text, signature, redacted, fields.text("id")))
+        self._turn.append(ReasoningPart(text, signature, redacted, named(fields.text("id"), signature, redacted)))
 
     def _close(self) -> None:
         if self._signature:  # its call is gone; the state may still be its maker's

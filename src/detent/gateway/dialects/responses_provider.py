@@ -14,7 +14,7 @@ import msgspec
 
 from detent.gateway.dialects.fields import encoded
 from detent.gateway.dialects.framing import Event, Framing
-from detent.gateway.dialects.items import NAME, opened, read_items, reasoning_text, wrapped, write_input
+from detent.gateway.dialects.items import NAME, named, opened, read_items, reasoning_text, wrapped, write_input
 from detent.gateway.dialects.port import Outgoing
 from detent.gateway.dialects.quirks import Quirks
 from detent.gateway.dialects.responses import ENCRYPTED, OWN, REASONS
@@ -416,7 +416,8 @@ class ResponsesReader:
                 index = self._index(event.output_index, 0)
                 unseen = index not in self._seen
                 text = reasoning_text(_listed(item, "summary"), _listed(item, "content")) if unseen else ""
-                out.append(ReasoningDelta(text, signature, redacted, str(item.get("id") or ""), index))
+                name = named(str(item.get("id") or ""), signature, redacted)
+                out.append(ReasoningDelta(text, signature, redacted, name, index))
             case "function_call":
                 index = self._index(event.output_index, 0)
                 written = item.get("arguments")

@@ -353,7 +353,7 @@ def test_details_of_thinking_go_before_its_text() -> None:
 def test_googles_state_on_a_call() -> None:
     extra = {"google": {"thought_signature": "g"}}
     found = fold(told(call("f", "{}", index=0, id="a", extra_content=extra), END))
-    assert found.message.parts == (ToolCallPart("a", "f", "{}", "g"),)
+    assert found.message.parts == (ToolCallPart("a", "f", "{}", "gemini.g"),)
     assert (
         answered(
             {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}, "extra_content": extra}]}

@@ -254,7 +254,7 @@ def test_tools_over_previous_response(sdk: openai.OpenAI, gateway: Gateway) -> N
         Message(
             "assistant",
             (
-                ReasoningPart("Let me see.", "c2ln", id=first.output[0].id or ""),
+                ReasoningPart("Let me see.", "c2ln"),
                 ToolCallPart("call_1", "weather", '{"city":"Bern"}', "gemini.abc"),
             ),
         ),

@@ -18,6 +18,7 @@ from detent.gateway.dialects.anthropic.blocks import (
 )
 from detent.gateway.dialects.anthropic.schemas import enforceable
 from detent.gateway.dialects.fields import Fields, encoded, wrong
+from detent.gateway.dialects.marks import unmarked
 from detent.gateway.dialects.port import Outgoing
 from detent.gateway.dialects.quirks import Quirks, budget_of, effort_of, nearest
 from detent.kernel.chat import (
@@ -516,7 +517,8 @@ class _Writing:
             return bool(part.text.strip())
         if isinstance(part, ReasoningPart):
             form = part.extra.get("format", "anthropic")
-            signed = (part.signature or part.redacted) and not part.id and str(form).startswith("anthropic")
+            state = unmarked(part.signature) or part.redacted
+            signed = state and not part.id and str(form).startswith("anthropic")
             if not signed or message.role != "assistant":
                 self.dropped.add("messages.reasoning")
                 return False

@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from detent.gateway.dialects.fields import Fields, encoded, unsayable, wrong
+from detent.gateway.dialects.marks import GEMINI, marked, own
 from detent.kernel.chat import (
     AudioPart,
     CacheTtl,
@@ -226,8 +227,8 @@ def write_call(part: ToolCallPart) -> dict[str, Any]:
         "type": "function",
         "function": {"name": part.name, "arguments": part.arguments},
     }
-    if part.signature:
-        found["extra_content"] = {"google": {"thought_signature": part.signature}}
+    if state := own(GEMINI, part.signature):
+        found["extra_content"] = {"google": {"thought_signature": state}}
     return found
 
 
@@ -256,4 +257,4 @@ def google_signature(extra: object) -> str:
     """Gemini's thinking state on a call, as its OpenAI-compatible endpoint carries it."""
     inner = extra.get("google") if isinstance(extra, dict) else None
     found = inner.get("thought_signature") if isinstance(inner, dict) else None
-    return found if isinstance(found, str) else ""
+    return marked(GEMINI, found) if isinstance(found, str) else ""

@@ -12,6 +12,7 @@ import msgspec
 
 from detent.gateway.dialects.fields import encoded
 from detent.gateway.dialects.framing import MAX_EVENT, Framing
+from detent.gateway.dialects.marks import GEMINI, own
 from detent.gateway.dialects.openai.answers import read_reason, spare_id, write_reason, write_usage
 from detent.gateway.dialects.openai.parts import google_signature, write_detail
 from detent.gateway.errors import BadAnswer
@@ -402,8 +403,8 @@ class ChunkWriter:
                 out.append(self._chunk(event.choice, encoded({"function_call": function})))
             return
         call: dict[str, Any] = {"index": number, "id": event.id, "type": "function", "function": function}
-        if event.signature:
-            call["extra_content"] = {"google": {"thought_signature": event.signature}}
+        if state := own(GEMINI, event.signature):
+            call["extra_content"] = {"google": {"thought_signature": state}}
         out.append(self._chunk(event.choice, encoded({"tool_calls": [call]})))
 
     def _next(self, kind: str, choice: int) -> int:
