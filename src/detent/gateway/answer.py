@@ -111,7 +111,9 @@ def failure(status: int, headers: dict[bytes, bytes], data: bytes, now: int) -> 
         return CredentialRefused(
             f"The provider refused the stored credential with {status}.", hint="Enter it again with --key-env."
         )
-    return UpstreamError(f"The provider answered {status}{said or '.'}", retry_after=after)
+    error = UpstreamError(f"The provider answered {status}{said or '.'}", retry_after=after)
+    error.overloaded = status in {503, 529}
+    return error
 
 
 def holds_error(data: bytes) -> bool:

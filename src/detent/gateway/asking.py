@@ -86,6 +86,7 @@ class Asking:
     """
 
     __slots__ = (
+        "_arrived",
         "_asker",
         "_clock",
         "_deadline",
@@ -125,6 +126,7 @@ class Asking:
         self._draw = draw
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
+        self._arrived = self._loop.time()
         self._failures: set[Failure] = set()
         self.way = way
         self.attempts = 0
@@ -270,8 +272,10 @@ class Asking:
         now = self._loop.time()
         permit = gate.try_enter(now)
         if permit is None:
-            seconds = asker.queue_seconds
-            deadline = min(now + seconds, self._deadline) if seconds else self._deadline
+            seconds = way.rules.queue.deadline_ms / 1000
+            if asker.queue_seconds:
+                seconds = min(seconds, asker.queue_seconds)
+            deadline = min(self._arrived + seconds, self._deadline)
             permit = await gate.enter(asker.project, asker.weight, asker.band, deadline)
             self.waited += self._loop.time() - now
         attempt.permit = permit

@@ -14,7 +14,14 @@ from typing import Final
 from detent.gateway.admission import Permit
 from detent.gateway.answer import Said, failure, is_passed_on
 from detent.gateway.carriers import Carrier, Stream
-from detent.gateway.errors import BadAnswer, CredentialUnusable, UpstreamCut, UpstreamRejected
+from detent.gateway.errors import (
+    BadAnswer,
+    CredentialUnusable,
+    FirstTokenTimedOut,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamRejected,
+)
 from detent.gateway.limits.meter import FREE
 from detent.gateway.routing import Trial, classify
 from detent.gateway.sse import upstream_error
@@ -41,6 +48,7 @@ class Attempt:
         stream: the streamed answer, once the provider has begun one.
         content_type: of the provider's answer.
         block: what was read of the stream and not given to the client yet.
+        slowed: whether the client read slower than the provider wrote, which then tells nothing of its pace.
         sent: whether the provider has, or may have, the prompt.
         trial: reports how it goes to the deployment's health.
         permit: its place among the calls that the deployment has at once.
@@ -65,6 +73,7 @@ class Attempt:
         "permit",
         "said",
         "sent",
+        "slowed",
         "stream",
         "trial",
     )
@@ -97,6 +106,7 @@ class Attempt:
         self.stream: Stream | None = None
         self.block = b""
         self.content_type = b""
+        self.slowed = False
         self.sent = False
         self.grant = FREE
         self._loop = asyncio.get_running_loop()
@@ -216,11 +226,13 @@ class Attempt:
         else:
             self.trial.failed(monotonic(), failure, retry_after=error.retry_after)
         if permit is not None:
-            permit.leave(self._loop.time(), "overloaded" if failure == "rate_limited" else "failed")
+            loaded = failure == "rate_limited" or isinstance(error, FirstTokenTimedOut)
+            loaded = loaded or (isinstance(error, UpstreamError) and error.overloaded)
+            permit.leave(self._loop.time(), "overloaded" if loaded else "failed")
 
     def _leave(self, permit: Permit) -> None:
         usage = self.stream.usage if self.stream is not None else None
-        tokens = usage.output_tokens if usage is not None else 0
+        tokens = usage.output_tokens if usage is not None and not self.slowed else 0
         permit.leave(self._loop.time(), "good", tokens)
 
     def left(self, *, outrun: bool = False) -> None:

@@ -12,9 +12,11 @@ The span is spooled before the last byte of the answer leaves, so whoever saw an
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -23,11 +25,14 @@ from detent.gateway.answer import holds_error
 from detent.gateway.asking import Asker, Asking
 from detent.gateway.attempt import Attempt
 from detent.gateway.body import check_parts
+from detent.gateway.cache import AnswerCache, Looked, Question, Recorder, hit_attributes, hit_headers, wish_of
 from detent.gateway.carriers import Stream
+from detent.gateway.conversations import Conversations
 from detent.gateway.dialects import CLIENTS
 from detent.gateway.dialects.anthropic import read_count, write_count
 from detent.gateway.dialects.counting import estimate_tokens
 from detent.gateway.dialects.port import Asked
+from detent.gateway.dialects.responses import ResponsesAsked
 from detent.gateway.errors import (
     CLIENT_GONE,
     BodyTooLarge,
@@ -35,6 +40,7 @@ from detent.gateway.errors import (
     Draining,
     LimitExceeded,
     MayNotCall,
+    Shed,
     UnknownModel,
     UnsupportedEncoding,
     UpstreamCut,
@@ -53,10 +59,11 @@ from detent.gateway.recording import Origin, Outcome, bill, span_of
 from detent.gateway.shadowing import Shadows
 from detent.gateway.snapshot import KeyEntry, price_at
 from detent.gateway.usage import estimate
+from detent.gateway.watched import WatchedStream
 from detent.gateway.world import Deployment, Way, World
 from detent.kernel.chat import Usage
-from detent.kernel.clock import Clock
-from detent.kernel.errors import DetentError, WorldError
+from detent.kernel.clock import SECOND, Clock
+from detent.kernel.errors import DetentError, StorageFailed, WorldError
 from detent.kernel.ids import new_span_id, new_trace_id
 from detent.kernel.settings import GatewaySettings
 from detent.kernel.telemetry import Span
@@ -68,6 +75,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?"
 )
+_log = logging.getLogger("detent.gateway")
 _LABEL: Final = re.compile(r"[\x20-\x7e]{1,200}")
 _BANDS: Final = {"interactive": 0, "default": 1, "batch": 2}
 _STREAM_HEADERS: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -83,6 +91,8 @@ class Host(Protocol):
     meter: Meter
     typical: Typical
     shadows: Shadows
+    cache: AnswerCache
+    conversations: Conversations
 
     def admit(self) -> None:
         """Let one more call begin, or raise."""
@@ -113,12 +123,14 @@ class Call:
         "_headers",
         "_http_status",
         "_key",
+        "_looked",
         "_lost_cost",
         "_lost_tokens",
         "_operation",
         "_parent_id",
         "_plane",
         "_recorded",
+        "_recorder",
         "_scope",
         "_send",
         "_span_id",
@@ -156,6 +168,8 @@ class Call:
         self._way: Way | None = None
         self._asking: Asking | None = None
         self._lost_tokens = self._lost_cost = 0
+        self._looked: Looked | None = None
+        self._recorder: Recorder | None = None
         self._grant = FREE
         self._deadline = float("inf")
         self._error = ""
@@ -198,6 +212,8 @@ class Call:
         self._world = world
         raw = await self._read(receive)
         asked = self._asked = self._ask(raw)
+        if isinstance(asked, ResponsesAsked):
+            await self._expand(asked)
         way = world.find(self._key, asked.model)
         if way is None:
             raise UnknownModel(
@@ -209,6 +225,8 @@ class Call:
         self._deadline = asyncio.get_running_loop().time() + way.timeouts.total
         if self._operation.kind == "count":
             await self._count(way, asked)
+            return
+        if way.rules.cache.mode != "off" and await self._kept(way, raw, asked):
             return
         if self._plane.meter.concerns(self._key.project):
             self._grant = await self._plane.meter.reserve(self._wanted(way, asked))
@@ -275,6 +293,86 @@ class Call:
             draw=random.random,
             deadline=self._deadline,
         )
+
+    # The Responses API's state
+
+    async def _expand(self, asked: ResponsesAsked) -> None:
+        """Put the conversation so far before the input; the answer gets an id of ours."""
+        now = self._start / SECOND
+        asked.response_id = f"resp_{self._trace_id}{self._span_id}"
+        asked.created = int(now)
+        if asked.previous or b"item_reference" in asked.messages:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(
+                None, partial(self._plane.conversations.expand, self._key.project, asked, now=now)
+            )
+
+    async def _save(self, response: bytes) -> None:
+        """Keep a finished response. A disk that is full costs the state, not the answer."""
+        asked = self._asked
+        if not isinstance(asked, ResponsesAsked) or not asked.stores or not response:
+            return
+        now = self._plane.clock.now() / SECOND
+        save = partial(self._plane.conversations.save, self._key.project, asked, response, now=now)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, save)
+        except StorageFailed as error:
+            self._plane.metrics.count("detent_gateway_responses_unsaved_total")
+            _log.error("%s", error)
+
+    # The cache
+
+    async def _kept(self, way: Way, raw: bytes, asked: Asked) -> bool:
+        """Give an answer from before, if there is one; else remember under what this one is kept."""
+        if self._operation.kind == "count" or (isinstance(asked, ResponsesAsked) and (asked.stores or asked.previous)):
+            return False
+        question = Question(
+            project=self._key.project,
+            route=way.name,
+            version=way.created,
+            dialect=self._operation.dialect,
+            body=raw,
+            headers=self._headers.get(b"anthropic-beta", b""),
+        )
+        looked = self._looked = self._plane.cache.look(question, way.rules.cache, wish_of(self._headers), self._start)
+        if looked.hit is None:
+            if looked.key:
+                self._recorder = Recorder()
+            return False
+        answer = looked.hit.answer
+        self._plane.metrics.count("detent_gateway_cache_hits_total", label(route=way.name, kind=looked.hit.kind))
+        if len(answer.chunks) == 1 and not asked.stream:
+            self._record()
+            await self._answer(200, answer.chunks[0])
+            return True
+        self._committed = True
+        headers = [*_STREAM_HEADERS, *self._ids()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        for chunk in answer.chunks[:-1]:
+            await self._pass_on(chunk, more=True)
+        self._record()
+        await self._pass_on(answer.chunks[-1], more=False)
+        return True
+
+    def _keep(self, billed: tuple[Usage, int | None], attempt: Attempt) -> None:
+        """Keep a complete answer for the next who asks the same."""
+        recorder, looked = self._recorder, self._looked
+        found = attempt.stream or attempt.said
+        if recorder is None or looked is None or found is None or self._error:
+            return
+        answer = recorder.answer(
+            status=200,
+            content_type="text/event-stream" if attempt.stream is not None else "application/json",
+            finish_reason=found.finish_reason or ("stop" if self._operation.kind == "proxy" else ""),
+            usage=billed[0],
+            cost=billed[1],
+            provider=attempt.deployment.provider,
+            model=attempt.deployment.model,
+            response_model=found.model,
+            response_id=found.id,
+            output=attempt.output(),
+        )
+        self._plane.cache.keep(looked, answer, self._plane.clock.now())
 
     # Limits and budgets
 
@@ -386,6 +484,9 @@ class Call:
 
     async def _deliver(self, attempt: Attempt) -> None:
         if attempt.said is not None:
+            await self._save(attempt.said.data)
+            if self._recorder is not None:
+                self._recorder.add(attempt.said.data)
             self._record()
             await self._answer(200, attempt.said.data)
             return
@@ -414,6 +515,8 @@ class Call:
                 fault = stream.failure
                 break
             if block:
+                if self._recorder is not None:
+                    self._recorder.add(block)
                 await self._pass_on(block, more=True)
             block = b""
             try:
@@ -444,6 +547,10 @@ class Call:
                 self._cut_off()
                 return fault
             block += told
+        elif isinstance(stream, WatchedStream):
+            await self._save(stream.response)
+        if self._recorder is not None:
+            self._recorder.add(block)
         self._record()
         await self._pass_on(block, more=False)
         return fault
@@ -461,6 +568,8 @@ class Call:
         if client is None or not client.stalled:
             await self._send(message)
             return
+        if self._attempt is not None:
+            self._attempt.slowed = True
         try:
             async with asyncio.timeout(self._plane.settings.idle_timeout):
                 await self._send(message)
@@ -484,7 +593,11 @@ class Call:
         if self._attempt is not None:
             self._attempt.sent = False
         self._record()
-        headers = error.headers if isinstance(error, LimitExceeded | BudgetSpent) else ()
+        headers: Headers = ()
+        if isinstance(error, LimitExceeded | BudgetSpent):
+            headers = error.headers
+        elif isinstance(error, Shed):
+            headers = ((b"x-detent-queue-position", b"%d" % error.position),)
         await self._answer(
             self._http_status, body or self._error_body(error), retry_after=error.retry_after, headers=headers
         )
@@ -532,6 +645,7 @@ class Call:
             (b"x-request-id", self._span_id.encode()),
             (b"x-detent-trace-id", self._trace_id.encode()),
             *self._grant.headers(),
+            *(hit_headers(self._looked, self._start) if self._looked is not None else ()),
         )
 
     # The record
@@ -554,8 +668,12 @@ class Call:
             attempt.grant.settle(usage.total_tokens, cost)
             if usage.output_tokens and self._way is not None and asked is not None and self._error == "":
                 self._plane.typical.learn(self._way.name, usage.output_tokens // asked.answers)
+            if self._recorder is not None:
+                self._keep(billed, attempt)
         origin, outcome = self._origin(), self._outcome(elapsed)
-        self._plane.record(span_of(origin, self._operation, asked, self._way, attempt, billed, outcome))
+        hit = self._looked.hit if self._looked is not None else None
+        kept = hit.answer if hit is not None else None
+        self._plane.record(span_of(origin, self._operation, asked, self._way, attempt, billed, outcome, kept))
 
     def _origin(self) -> Origin:
         return Origin(
@@ -574,6 +692,8 @@ class Call:
         attributes: dict[str, Any] = {}
         if self._failed:
             attributes["detent.failed_attempts"] = self._failed
+        if self._looked is not None:
+            attributes.update(hit_attributes(self._looked))
         asking = self._asking
         if asking is not None:
             if asking.hedged:

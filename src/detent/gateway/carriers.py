@@ -199,7 +199,7 @@ class Counted(Kept):
 class Translated:
     """A client and a provider that speak different dialects."""
 
-    __slots__ = ("_asked", "_client", "_deployment", "dropped", "hold")
+    __slots__ = ("_asked", "_client", "_deployment", "_stream", "dropped", "hold")
 
     same = False
 
@@ -209,6 +209,7 @@ class Translated:
         self._deployment = deployment
         self.dropped: tuple[str, ...] = ()
         self.hold = asked.stream
+        self._stream: WatchedStream | None = None
 
     def request(self, traceparent: str) -> bytes:
         """The request in the provider's dialect."""
@@ -233,11 +234,13 @@ class Translated:
     def stream(self, keep: int) -> WatchedStream:
         """The events in the client's dialect."""
         reader = PROVIDERS[self._deployment.dialect].stream_reader()
-        return WatchedStream(reader, self._client.stream_writer(self._asked), keep=keep)
+        found = self._stream = WatchedStream(reader, self._client.stream_writer(self._asked), keep=keep)
+        return found
 
     def error_event(self, error: DetentError) -> bytes:
         """In the client's dialect."""
-        return self._client.error_event(error)
+        told = self._stream.fail(error) if self._stream is not None else None
+        return told or self._client.error_event(error)
 
 
 def carrier(operation: Operation, asked: Asked, deployment: Deployment, headers: Headers = ()) -> Carrier:
@@ -251,7 +254,7 @@ def carrier(operation: Operation, asked: Asked, deployment: Deployment, headers:
     if isinstance(asked, OpenAiAsked) and deployment.dialect == "openai":
         return Passed(asked, deployment)
     client = CLIENTS[operation.dialect]
-    if operation.dialect == deployment.dialect:
+    if operation.dialect == deployment.dialect or (operation.dialect == "responses" and deployment.has_responses):
         kept = Counted if operation.kind == "count" else Kept
         return kept(client, operation.path, asked, deployment, headers)
     return Translated(client, asked, deployment)

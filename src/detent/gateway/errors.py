@@ -206,9 +206,14 @@ class CredentialRefused(UpstreamFailed):
 
 
 class UpstreamError(UpstreamFailed):
-    """The provider answered with an error."""
+    """The provider answered with an error.
+
+    Attributes:
+        overloaded: whether it said that it has too much to do.
+    """
 
     code = "upstream_error"
+    overloaded = False
 
 
 class UpstreamRejected(InvalidInput):

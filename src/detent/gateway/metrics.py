@@ -29,8 +29,11 @@ COUNTERS: Final = {
     "detent_gateway_cost_nanodollars_total": "Cost of priced calls by route, in 1e-9 USD.",
     "detent_gateway_unpriced_total": "Calls by route whose cost is unknown.",
     "detent_gateway_spans_shed_total": "Spans that were not recorded because the spool was full.",
-    "detent_gateway_quotas_total": "Failures to reach the shared counters, and calls let through without, by event.",
+    "detent_gateway_limits_degraded_total": "Calls let through by what this worker last knew of their limits.",
+    "detent_gateway_limits_unreachable_total": "Failures to reach the shared counters of limits and budgets.",
     "detent_gateway_shadows_skipped_total": "Shadow copies that were not made for want of room or money, by route.",
+    "detent_gateway_cache_hits_total": "Calls answered from the cache, by route and kind (exact, semantic).",
+    "detent_gateway_responses_unsaved_total": "Responses whose state could not be kept.",
     "detent_gateway_snapshot_refused_total": "New snapshots that could not be read; the old one stayed.",
 }
 HISTOGRAMS: Final = {

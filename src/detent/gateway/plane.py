@@ -7,20 +7,26 @@ import logging
 import random
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from detent.gateway import snapshot as snapshots
+from detent.gateway.cache import AnswerCache
 from detent.gateway.call import Call, Receive, Scope, Send
+from detent.gateway.conversations import Conversations
 from detent.gateway.delegation import PREFIX as DELEGATED
 from detent.gateway.delegation import accept
 from detent.gateway.dialects import CLIENTS
 from detent.gateway.errors import (
     Draining,
     InvalidKey,
+    MayNotCall,
     MisdirectedScrape,
     NotReady,
     NoUpstream,
@@ -42,13 +48,14 @@ from detent.gateway.upstream import Client, Lane
 from detent.gateway.world import Deployment, Way, World, Yard, build_world
 from detent.guard.vault import Vault
 from detent.kernel.clock import SECOND, Clock
-from detent.kernel.errors import DetentError, MethodNotAllowed, StorageFailed
+from detent.kernel.errors import DetentError, InvalidInput, MethodNotAllowed, StorageFailed
 from detent.kernel.identity import Permission
 from detent.kernel.settings import GatewaySettings, TelemetrySettings
 from detent.kernel.telemetry import Span
 
 _WATCH_SECONDS: Final = 0.2
 _SAVE_TICKS: Final = 5
+_SWEEP_TICKS: Final = 1500
 _PROBE_SECONDS: Final = 1.5
 _PROBE_KEPT: Final = SECOND // 2
 _FULL_KEPT: Final = SECOND
@@ -86,7 +93,10 @@ class Plane:
         self.clock = clock
         self.meter = meter
         self.typical = Typical()
-        self.yard = Yard(random.random)
+        self.yard = Yard(random.random, clock)
+        self._writer = ThreadPoolExecutor(1, "cache")
+        self.cache = AnswerCache(home / "cache", background=self._writer.submit)
+        self.conversations = Conversations(home / "responses")
         self.shadows = Shadows(
             clock=clock, metrics=metrics, record=self.record, draw=random.random, workers=settings.workers
         )
@@ -120,6 +130,8 @@ class Plane:
             if operation is not None and operation.dialect in CLIENTS:
                 _need(method, "POST")
                 await self._call(operation, scope, receive, send)
+            elif path.startswith("/v1/responses/"):
+                await self._stored(path, method, scope, send)
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 _need(method, "GET")
                 name = path.removeprefix("/v1/models").removeprefix("/")
@@ -141,7 +153,8 @@ class Plane:
                 await _respond(send, 200, self.metrics.text().encode(), b"text/plain; version=0.0.4; charset=utf-8")
             else:
                 raise UnknownPath(
-                    "The gateway serves no such path.", hint="Serves /v1/chat/completions and /v1/models.", field=None
+                    "The gateway serves no such path.",
+                    hint="It serves /v1/chat/completions, /v1/responses, /v1/messages, /v1/models and more.",
                 )
         except DetentError as error:
             self.metrics.count("detent_gateway_refused_total", label(code=error.code))
@@ -253,6 +266,31 @@ class Plane:
             )
         return msgspec.json.encode(_model(way))
 
+    # Stored responses
+
+    async def _stored(self, path: str, method: str, scope: Scope, send: Send) -> None:
+        """`/v1/responses/{id}` and `/v1/responses/{id}/input_items`."""
+        world = await self._present()
+        key = self._authenticate(world, dict(scope["headers"]))
+        if not world.callable_by(key):
+            raise MayNotCall("This key may not call models.", hint="Mint a key with the permission gateway:call.")
+        name, _, rest = path.removeprefix("/v1/responses/").partition("/")
+        now = self.clock.now() / SECOND
+        if rest == "input_items":
+            _need(method, "GET")
+            limit, order, after = _page(scope.get("query_string", b""))
+            work = partial(
+                self.conversations.input_items, key.project, name, now=now, limit=limit, order=order, after=after
+            )
+        elif not rest and method == "DELETE":
+            work = partial(self.conversations.delete, key.project, name, now=now)
+        elif not rest:
+            _need(method, "GET")
+            work = partial(self.conversations.get, key.project, name, now=now)
+        else:
+            raise UnknownPath("The gateway serves no such path.", hint="See the guide for what it serves.")
+        await _respond(send, 200, await asyncio.get_running_loop().run_in_executor(None, work))
+
     # Readiness
 
     async def _check_ready(self) -> None:
@@ -350,6 +388,7 @@ class Plane:
         for task in self._tasks:
             task.cancel()
         await self.shadows.stop()
+        self._writer.shutdown(wait=True)
         await self.meter.stop()
         self._client.close()
         self._set_gauges()
@@ -361,6 +400,8 @@ class Plane:
             await asyncio.sleep(_WATCH_SECONDS)
             await self.refresh()
             ticks += 1
+            if ticks % _SWEEP_TICKS == 0:
+                self._writer.submit(self.cache.sweep, self.clock.now())
             if ticks % _SAVE_TICKS == 0:
                 self._set_gauges()
                 self.metrics.save()
@@ -418,6 +459,17 @@ def _invalid_key(token: str) -> InvalidKey:
         "The key is unknown, expired or revoked." if token else "No key was sent.",
         hint="Send 'Authorization: Bearer dtk_...'; make a key with `detent keys create`.",
     )
+
+
+def _page(query: bytes) -> tuple[int, Literal["asc", "desc"], str]:
+    """What a page of a list is asked to be."""
+    given = dict(parse_qsl(query.decode("latin-1"), max_num_fields=16))
+    limit, order = given.get("limit", "20"), given.get("order", "desc")
+    if not limit.isdecimal() or not 1 <= int(limit[:5]) <= 100:
+        raise InvalidInput("'limit' cannot be used.", hint="Give 1 to 100.", field="limit")
+    if order not in {"asc", "desc"}:
+        raise InvalidInput("'order' cannot be used.", hint="Give asc or desc.", field="order")
+    return int(limit), "asc" if order == "asc" else "desc", given.get("after", "")
 
 
 def _need(method: str, wanted: str) -> None:

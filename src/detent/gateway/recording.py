@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from detent.gateway.attempt import MAX_CONTENT, Attempt
+from detent.gateway.cache import Answer
+from detent.gateway.costing import usage_attributes
 from detent.gateway.dialects.port import Asked
 from detent.gateway.operations import Operation
 from detent.gateway.snapshot import price_at
@@ -63,7 +65,7 @@ def bill(operation: Operation, asked: Asked | None, attempt: Attempt | None, now
         return Usage(), 0
     usage = attempt.usage(asked.messages)
     price = price_at(attempt.deployment.target, now)
-    if usage.total_tokens:
+    if usage.total_tokens or usage.images:
         return usage, None if price is None else price.cost(usage)
     # Where text goes in, no tokens are no cost; else something was made, and nobody said how much of it.
     return usage, 0 if operation.by_tokens else None
@@ -77,8 +79,13 @@ def span_of(
     attempt: Attempt | None,
     billed: tuple[Usage, int | None],
     outcome: Outcome,
+    kept: Answer | None = None,
 ) -> Span:
-    """The span of a call, or of an attempt beside it (a lost hedge, a shadow copy)."""
+    """The span of a call, or of an attempt beside it (a lost hedge, a shadow copy).
+
+    Args:
+        kept: the answer from the cache that the client got instead of one of a provider's.
+    """
     usage, cost = billed
     attributes: dict[str, Any] = {}
     content = output = user = ""
@@ -100,12 +107,15 @@ def span_of(
         output = attempt.output()
         if attempt.carrier.dropped:
             attributes["detent.dropped_fields"] = list(attempt.carrier.dropped)
+    elif kept is not None:
+        provider, model = kept.provider, kept.model
+        answered_id, answered_model, finish = kept.response_id, kept.response_model, kept.finish_reason
+        output = kept.output if origin.keep else ""
     elif asked is not None:
         model = asked.model
     if answered_id:
         attributes["gen_ai.response.id"] = answered_id
-    if usage.cache_write_tokens:
-        attributes["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
+    attributes.update(usage_attributes(usage))
     attributes.update(outcome.attributes)
     return Span(
         trace_id=origin.trace_id,

@@ -182,7 +182,7 @@ class _Copy:
             error=error,
             attempts=self._asking.attempts,
             first=self._first,
-            attributes={"detent.shadow_of": self._original},
+            attributes={"detent.shadow": True, "detent.shadow_of": self._original},
         )
         self._shadows._record(span_of(self._origin, self._operation, self._asked, self._way, attempt, billed, outcome))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detent.gateway.dialects.folding import fold
 from detent.gateway.dialects.openai.answers import recorded
 from detent.gateway.dialects.port import StreamReader, StreamWriter
+from detent.gateway.dialects.responses import ResponsesWriter
 from detent.kernel.chat import (
     AnswerStarted,
     ChatEvent,
@@ -17,7 +18,7 @@ from detent.kernel.chat import (
     Usage,
     UsageReported,
 )
-from detent.kernel.errors import WorldError
+from detent.kernel.errors import DetentError, WorldError
 
 
 class WatchedStream:
@@ -85,6 +86,17 @@ class WatchedStream:
             return raw
         written = self._writer.write(events)
         return written + self._writer.finish(self.usage or Usage()) if self.done else written
+
+    @property
+    def response(self) -> bytes:
+        """The finished response object of the Responses API, for the store; empty before the end, and elsewhere."""
+        found: bytes = getattr(self._writer if self._writer is not None else self._reader, "response", b"")
+        return found
+
+    def fail(self, error: DetentError) -> bytes | None:
+        """What tells the client of an error in a stream that must be told by what came before; None elsewhere."""
+        writer = self._writer
+        return writer.fail(error) if isinstance(writer, ResponsesWriter) else None
 
     def closing(self) -> bytes:
         """What ends the answer when its provider finished it but did not say so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -15,7 +16,7 @@ from types import FrameType
 
 from detent.gateway.limits.meter import Meter
 from detent.gateway.limits.opening import open_quotas
-from detent.gateway.metrics import Metrics, label
+from detent.gateway.metrics import Metrics
 from detent.gateway.plane import Plane
 from detent.gateway.upstream import Client, Timeouts
 from detent.guard.vault import Vault, open_vault
@@ -79,10 +80,10 @@ def _serve(settings: Settings, listening: socket.socket, *, worker: str) -> None
     meter = Meter(
         open_quotas(limits.quotas_url, home, clock=clock),
         clock=clock,
-        sender=f"{socket.gethostname()}-{os.getpid()}",
+        sender=f"{socket.gethostname()}-{worker}-{os.getpid()}-{secrets.token_hex(4)}",
         unreachable=limits.quotas_unreachable,
         longest=round(limits.total_timeout * 2 * SECOND),
-        count=lambda what: metrics.count("detent_gateway_quotas_total", label(event=what)),
+        count=lambda what: metrics.count(f"detent_gateway_limits_{what}_total"),
     )
     plane = Plane(
         home,

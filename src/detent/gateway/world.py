@@ -10,15 +10,17 @@ from typing import Final
 
 import msgspec
 
-from detent.gateway.admission import Gate
+from detent.gateway.admission import Gate, together
 from detent.gateway.dialects.quirks import OPENAI, Quirks, quirks_of
 from detent.gateway.errors import CredentialUnusable
 from detent.gateway.model import EMBEDDED, Budget, Limit, Queue, Route
 from detent.gateway.routing import Candidate, Fleet, HedgeClock, RetryBudget
+from detent.gateway.signing import Signer, signer
 from detent.gateway.snapshot import KeyEntry, ProviderEntry, RouteEntry, Snapshot, TargetEntry
 from detent.gateway.upstream import Client, Lane, Timeouts
 from detent.guard.addresses import read_endpoint
 from detent.guard.vault import Vault
+from detent.kernel.clock import SECOND, Clock
 from detent.kernel.errors import DetentError
 from detent.kernel.identity import Permission
 from detent.kernel.secret import Secret
@@ -38,6 +40,7 @@ class Seat(msgspec.Struct, frozen=True):
     region: str = ""
     api_version: str = ""
     max_concurrency: int = 0
+    signer: Signer | None = None
     problem: str = ""
 
 
@@ -62,6 +65,7 @@ class Deployment:
     """
 
     __slots__ = (
+        "_clock",
         "_heads",
         "_seat",
         "base",
@@ -79,7 +83,10 @@ class Deployment:
         "target",
     )
 
-    def __init__(self, target: TargetEntry, provider: str, seat: Seat, gate: Gate, *, metered: bool = False) -> None:
+    def __init__(
+        self, target: TargetEntry, provider: str, seat: Seat, gate: Gate, clock: Clock, *, metered: bool = False
+    ) -> None:
+        self._clock = clock
         self.name = name_of(target)
         self.gate = gate
         self.metered = metered
@@ -95,6 +102,11 @@ class Deployment:
         self.probe = provider == EMBEDDED
         self._seat = seat
         self._heads: dict[tuple[str, str], bytes] = {}
+
+    @property
+    def has_responses(self) -> bool:
+        """Whether it serves the Responses API beside chat completions, at the usual place."""
+        return self.dialect == "openai" and self.quirks.own_models and self.quirks.path == OPENAI.path
 
     @property
     def max_concurrency(self) -> int:
@@ -117,11 +129,22 @@ class Deployment:
             head = self._head(path, content_type)
             if len(self._heads) < 64:  # a multipart's boundary is part of its type
                 self._heads[path, content_type] = head
-        accept = "text/event-stream" if stream else "application/json"
-        rest = f"accept: {accept}\r\ntraceparent: {traceparent}\r\ncontent-length: {len(body)}\r\n"
+        rest = f"traceparent: {traceparent}\r\ncontent-length: {len(body)}\r\n"
+        if not headers or not any(name == "accept" for name, _ in headers):
+            rest += "accept: text/event-stream\r\n" if stream else "accept: application/json\r\n"
+        if self._seat.signer is not None:
+            headers = (*headers, *self._signed(self._seat.signer, path, content_type, body))
         for name, value in headers:
             rest += f"{name}: {value}\r\n"
         return b"".join((head, rest.encode("latin-1"), b"\r\n", body))
+
+    def _signed(self, sign: Signer, path: str, content_type: str, body: bytes) -> tuple[tuple[str, str], ...]:
+        """What authorises this very request."""
+        assert self.lane is not None
+        endpoint = self.lane.endpoint
+        url = f"{endpoint.scheme}://{endpoint.authority}{self.base}{path}"
+        said = (("host", endpoint.authority), ("content-type", content_type))
+        return sign("POST", url, said, body, self._clock.now() / SECOND)
 
     def _head(self, path: str, content_type: str) -> bytes:
         seat = self._seat
@@ -130,7 +153,7 @@ class Deployment:
             lines += [f"host: {seat.lane.endpoint.authority}", f"content-type: {content_type}", "user-agent: detent"]
         if self.dialect == "anthropic":
             lines.append(f"anthropic-version: {seat.api_version or _ANTHROPIC_VERSION}")
-        if seat.credential is not None:
+        if seat.credential is not None and seat.signer is None:
             lines.append(_authorization(self.dialect, seat.quirks, seat.credential))
         lines += ["accept-encoding: identity", ""]
         return "\r\n".join(lines).encode("latin-1")
@@ -201,12 +224,13 @@ class World(msgspec.Struct, frozen=True):
 class Yard:
     """What a worker knows of deployments beyond the snapshots: how each fares, and who waits for it."""
 
-    def __init__(self, draw: Callable[[], float]) -> None:
+    def __init__(self, draw: Callable[[], float], clock: Clock) -> None:
+        self.clock = clock
         self.fleet = Fleet(draw)
         self.gates: dict[str, Gate] = {}
 
     def gate(self, name: str, queue: Queue, max_concurrency: int) -> Gate:
-        """A deployment's gate. Where several routes lead to it the longest queue of theirs holds."""
+        """A deployment's gate, with the queue of all routes that lead to it."""
         found = self.gates.get(name)
         if found is None:
             found = self.gates[name] = Gate(asyncio.get_running_loop(), name)
@@ -269,15 +293,12 @@ def name_of(target: TargetEntry) -> str:
 
 
 def _queues(routes: Iterable[RouteEntry]) -> dict[str, Queue]:
-    """The queue of each deployment: of all routes that lead to it the longest."""
-    found: dict[str, Queue] = {}
+    """The queue of each deployment, of all routes that lead to it."""
+    found: dict[str, list[Queue]] = {}
     for route in routes:
-        queue = route.rules.queue
         for target in route.targets:
-            known = found.get(name_of(target))
-            if known is None or queue.length > known.length:
-                found[name_of(target)] = queue
-    return found
+            found.setdefault(name_of(target), []).append(route.rules.queue)
+    return {name: together(queues) for name, queues in found.items()}
 
 
 def _deployment(
@@ -292,6 +313,7 @@ def _deployment(
         provider,
         seat,
         yard.gate(name, queue, seat.max_concurrency),
+        yard.clock,
         metered=limited or budgeted,
     )
 
@@ -335,6 +357,7 @@ def _seat(provider: ProviderEntry, vault: Callable[[], Vault], client: Client) -
             raise CredentialUnusable(
                 "The stored credential holds characters that no header may.", hint="Enter it again."
             )
+    signing = provider.dialect == "bedrock" and credential is not None
     return Seat(
         provider.dialect,
         client.lane(endpoint, allow_private=provider.allow_private),
@@ -344,6 +367,7 @@ def _seat(provider: ProviderEntry, vault: Callable[[], Vault], client: Client) -
         provider.region,
         provider.api_version,
         provider.max_concurrency,
+        signer(credential, provider.region) if signing and credential is not None else None,
     )
 
 

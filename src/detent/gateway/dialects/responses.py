@@ -171,6 +171,11 @@ class ResponsesAsked:
         return self.head.max_output_tokens
 
     @property
+    def answers(self) -> int:
+        """How many answers are asked for."""
+        return 1
+
+    @property
     def previous(self) -> str:
         """The response that this one goes on from; empty for none."""
         return self.head.previous_response_id or ""
