@@ -126,9 +126,8 @@ def test_openai_itself_gets_all_of_it_and_keeps_nothing(stage: Stage, tools: Mod
 def test_a_cut_response_fails(stage: Stage, tools: ModuleType) -> None:
     stage.chat.script((tools.STREAM_HEAD, tools.chunk(tools.event("Half")), tools.RESET))
     kinds = []
-    with pytest.raises(openai.APIError), stage.sdk.responses.stream(model="chat", input="Hi") as stream:
-        for event in stream:
-            kinds.append(event.type)
+    with stage.sdk.responses.stream(model="chat", input="Hi") as stream, pytest.raises(openai.APIError):
+        kinds.extend(event.type for event in stream)
     assert "response.completed" not in kinds
     assert stage.span().error_type == "upstream_cut"
 
