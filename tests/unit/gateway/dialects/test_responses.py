@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from detent.gateway.dialects.folding import fold
+from detent.gateway.dialects.port import Asked
 from detent.gateway.dialects.quirks import OPENAI
 from detent.gateway.dialects.responses import ResponsesAsked, ResponsesClient
 from detent.gateway.dialects.responses_provider import ResponsesProvider
@@ -41,6 +42,12 @@ PROVIDER = ResponsesProvider()
 
 def read(**body: Any) -> ResponsesAsked:
     return CLIENT.read(json.dumps({"model": "route", "input": "Hi", **body}).encode(), max_depth=64)
+
+
+def test_a_request_has_all_that_the_port_asks_for() -> None:
+    asked = read()
+    assert [name for name in vars(Asked) if not name.startswith("_") and not hasattr(asked, name)] == []
+    assert asked.answers == 1
 
 
 def test_what_the_gateway_sees() -> None:
