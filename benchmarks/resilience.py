@@ -57,7 +57,7 @@ BACK_SECONDS: Final = 2.0
 INTRODUCTION: Final = """\
 Calls at {rate:g}/s through a real gateway, four in one piece to one stream, in an open loop, while something breaks.
 Good is a call that was answered in full. Latency is to the end of good answers in one piece; the upstream's own is
-30 ms.
+30 ms. A call counts at its scheduled start, so a stream that is cut by an outage stands just before it.
 """
 
 

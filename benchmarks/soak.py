@@ -45,7 +45,7 @@ import charts
 import detent
 import report
 from detent.gateway.keys import hash_token
-from detent.gateway.model import Route, Target
+from detent.gateway.model import Route, Target, Unit
 from detent.gateway.snapshot import KeyEntry, ProviderEntry, RouteEntry, Snapshot, TargetEntry, publish
 from detent.kernel.identity import Permission
 from detent.kernel.money import Price
@@ -233,6 +233,12 @@ class WholeStage(Stage):
                 platform.gateway.save_route(operator, name, found)
                 for target in found:
                     platform.gateway.set_price(operator, target, PRICE)
+            limits: tuple[tuple[Unit, int], ...] = (("requests", 60), ("tokens", 60), ("concurrency", 0))
+            for unit, window in limits:
+                platform.gateway.set_limit(
+                    operator, unit, scope="key", unit=unit, amount=1_000_000_000, window_seconds=window
+                )
+            platform.gateway.set_budget(operator, "month", scope="project", amount=10**15)
             self.keys = [platform.gateway.mint_key(operator, f"soak {n}").token.reveal() for n in range(3)]
 
     def processes(self) -> dict[str, int]:
