@@ -14,7 +14,6 @@ from detent.kernel.errors import InvalidInput
 
 T = TypeVar("T")
 
-_ESCAPED: Final = re.compile(rb'\\["\\]')
 _STRING: Final = re.compile(rb'"[^"]*"')
 _SMALL: Final = 8192  # bytes; counting brackets in more costs as much as looking at them
 _MAX_BRACKETS: Final = 1_000_000  # wide rather than deep, but each layer costs a pass over all of them
@@ -85,9 +84,11 @@ def replaced(fields: dict[str, msgspec.Raw], **values: bytes) -> bytes:
 def _deeper(raw: bytes, limit: int) -> bool:
     """Whether brackets outside of strings nest deeper than the limit: inner pairs are taken away layer by layer.
 
-    Escapes go first, so that each quote left begins or ends a string; then all but quotes and brackets.
+    Escaped backslashes and quotes go first, so that each quote left begins or ends a string; then all but quotes and
+    brackets. Plain replacing takes a tenth of the time of an expression on text full of escapes.
     """
-    marks = _ESCAPED.sub(b"", raw).translate(_ONE_KIND, _NO_BRACKETS)
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
+    marks = plain.translate(_ONE_KIND, _NO_BRACKETS)
     brackets = _STRING.sub(b"", marks.replace(b'""', b""))
     if len(brackets) > _MAX_BRACKETS:
         return True
