@@ -29,7 +29,7 @@ from detent.kernel.errors import InvalidInput
 
 NAME: Final = "anthropic"
 _OBJECTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_TTLS: Final[dict[object, CacheTtl]] = {"5m": "5m", "1h": "1h"}
+_TTLS: Final[dict[str, CacheTtl]] = {"5m": "5m", "1h": "1h"}
 _BAD_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _MAGIC: Final = (("iVBORw0KGgo", "image/png"), ("/9j/", "image/jpeg"), ("R0lGOD", "image/gif"), ("UklGR", "image/webp"))
 
@@ -37,7 +37,7 @@ _MAGIC: Final = (("iVBORw0KGgo", "image/png"), ("/9j/", "image/jpeg"), ("R0lGOD"
 def read_cache(fields: Fields) -> CacheTtl:
     """A mark up to which the prompt may be cached."""
     mark = fields.within("cache_control")
-    return "" if mark is None else _TTLS.get(mark.value("ttl"), "default")
+    return "" if mark is None else _TTLS.get(mark.text("ttl"), "default")
 
 
 def write_cache(cache: CacheTtl) -> dict[str, Any]:

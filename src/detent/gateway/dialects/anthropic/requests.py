@@ -183,7 +183,7 @@ def _read_tools(items: list[Any]) -> tuple[tuple[Tool, ...], list[Any]]:
     tools: list[Tool] = []
     others: list[Any] = []
     for number, item in enumerate(items):
-        if isinstance(item, dict) and item.get("type") not in {None, "custom"}:
+        if isinstance(item, dict) and item.get("type") not in (None, "custom"):
             others.append(item)
             continue
         fields = Fields(item, f"tools[{number}]")
@@ -234,7 +234,7 @@ def _reasoning(
 ) -> Reasoning | None:
     """How much to think. What is said in full by the neutral type is taken out of `extra`."""
     effort = output.get("effort")
-    if effort is not None and effort not in _EFFORTS:
+    if effort is not None and not (isinstance(effort, str) and effort in _EFFORTS):
         raise wrong(fields.path("output_config.effort"), "low, medium, high, xhigh or max", effort)
     kind = thinking.get("type") if thinking else None
     budget = thinking.get("budget_tokens")

@@ -21,7 +21,7 @@ from detent.kernel.chat import (
 from detent.kernel.errors import InvalidInput
 
 _DATA_URL: Final = re.compile(r"data:([^;,]*)(?:;[^,]*)?;base64,", re.ASCII)
-_TTLS: Final[dict[object, CacheTtl]] = {"5m": "5m", "1h": "1h"}
+_TTLS: Final[dict[str, CacheTtl]] = {"5m": "5m", "1h": "1h"}
 
 
 def read_content(value: object, at: str) -> tuple[Part, ...]:
@@ -92,7 +92,7 @@ def _inner(fields: Fields, name: str) -> Fields:
 def read_cache(fields: Fields) -> CacheTtl:
     """A mark in Anthropic's form, as OpenRouter and others take it within this dialect."""
     mark = fields.within("cache_control")
-    return "" if mark is None else _TTLS.get(mark.value("ttl"), "default")
+    return "" if mark is None else _TTLS.get(mark.text("ttl"), "default")
 
 
 def write_cache(cache: CacheTtl) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def read_call(item: object, at: str, spare: str) -> ToolCallPart | None:
     Args:
         spare: the id of a call that has none.
     """
-    if isinstance(item, dict) and item.get("type") not in {"", "function", None}:
+    if isinstance(item, dict) and item.get("type") not in ("", "function", None):
         return None
     fields = Fields(item, at)
     inner = fields.within("function")

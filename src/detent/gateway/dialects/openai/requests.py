@@ -135,7 +135,7 @@ def _read_reasoning_wish(fields: Fields, effort: object) -> Reasoning | None:
             effort = "none"
     if effort is None and budget is None:
         return None if wish is None else Reasoning()
-    if effort is not None and effort not in _EFFORTS:
+    if effort is not None and not (isinstance(effort, str) and effort in _EFFORTS):
         raise InvalidInput(
             "The field 'reasoning_effort' cannot be used: there is no such effort.",
             hint="Use none, minimal, low, medium, high, xhigh or max.",
@@ -222,7 +222,7 @@ def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], dict[str, Any]]:
     for number, item in enumerate(fields.items("tools")):
         at = f"tools[{number}]"
         outer = Fields(item, at)
-        if isinstance(item, dict) and item.get("type") not in {"function", None}:
+        if isinstance(item, dict) and item.get("type") not in ("function", None):
             others.append(item)
             continue
         outer.value("type")
