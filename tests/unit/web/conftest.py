@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import pytest
@@ -158,10 +160,10 @@ class World:
         return self.people[role].session.csrf
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    """One platform for all tests of a file: they look at it, and change only what is their own."""
-    with temporary_platform() as platform:
+@contextmanager
+def opened(**settings: Any) -> Iterator[World]:
+    """A seeded platform with somebody of each role signed in; settings as `temporary_platform` takes them."""
+    with temporary_platform(**settings) as platform:
         seed(platform)
         app = build(platform, faces=False)
         mount(app, platform)
@@ -172,6 +174,13 @@ def world() -> Iterator[World]:
             people[role] = platform.people.sign_in_link(link.reveal())
         job = platform.jobs.start("ledger.verify", {}, project="default")
         yield World(platform, app, people, job.id)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """One platform for all tests of a file: they look at it, and change only what is their own."""
+    with opened() as found:
+        yield found
 
 
 @pytest.fixture

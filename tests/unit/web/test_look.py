@@ -77,7 +77,14 @@ def test_assets_are_light() -> None:
     if not read_manifest().files:
         pytest.skip("the assets are not built; run `make assets`")
     assert sum(path.stat().st_size for path in DIST.iterdir()) <= 500_000
-    assert {"console.js", "console.css", "chart.js", "waterfall.js", "favicon.svg"} <= read_manifest().files.keys()
+    assert {
+        "console.js",
+        "console.css",
+        "chart.js",
+        "playground.js",
+        "waterfall.js",
+        "favicon.svg",
+    } <= read_manifest().files.keys()
 
 
 def test_the_lock_file_names_no_registry() -> None:
