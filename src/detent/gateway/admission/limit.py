@@ -73,16 +73,30 @@ class _Signal:
 
     Attributes:
         aim: seconds stated as good; 0 when none is.
+        imperceptible: seconds that nobody feels: a fast deployment under load of our own making is not slow.
         least: seconds that are never bad where an aim is stated, however fast the deployment is when unloaded.
         base: seconds when unloaded, as far as seen; 0 before the first window.
         ratio: of the last window to the aim.
         value: of the last window.
     """
 
-    __slots__ = ("_excuse", "_samples", "aim", "base", "first_base", "least", "quantile", "ratio", "since", "value")
+    __slots__ = (
+        "_excuse",
+        "_samples",
+        "aim",
+        "base",
+        "first_base",
+        "imperceptible",
+        "least",
+        "quantile",
+        "ratio",
+        "since",
+        "value",
+    )
 
-    def __init__(self, first_base: float = 0.5) -> None:
+    def __init__(self, first_base: float = 0.5, imperceptible: float = 0.05) -> None:
         self.first_base = first_base
+        self.imperceptible = imperceptible
         self.aim = self.least = 0.0
         self.base = 0.0
         self.quantile = 0.5
@@ -103,7 +117,7 @@ class _Signal:
         """Seconds above which a window is bad; infinite before anything is known."""
         if self._excuse:
             return self._excuse
-        usual = _TOLERANCE * self.base if self.base else float("inf")
+        usual = max(_TOLERANCE * self.base, self.imperceptible) if self.base else float("inf")
         if not self.aim:
             return usual
         return min(max(usual, self.least), self.aim)
@@ -191,7 +205,7 @@ class AdaptiveLimit:
     def __init__(self, start: float = START) -> None:
         self._limit = start
         self._most = float("inf")
-        self._first, self._pace, self._whole = _Signal(), _Signal(0.2), _Signal()
+        self._first, self._pace, self._whole = _Signal(), _Signal(0.2, 0.005), _Signal()
         self._lowered = float("-inf")
         self._falling = False  # overloads only, since it last grew
         self._slow_from = float("inf")  # below it the limit grows by halves; nothing is known against it yet
