@@ -141,6 +141,8 @@ class Asking:
             DetentError: nobody has one; the last failure.
         """
         way = self.way
+        if way.simple:
+            return await self._only(way)
         others = way.rules.fallbacks
         way.budget.called(monotonic())
         if not others:
@@ -173,6 +175,35 @@ class Asking:
             if name not in seen and (found := self._world.other(way, name)) is not None:
                 return found
         return None
+
+    async def _only(self, way: Way) -> Attempt:
+        """Ask the one deployment there is, once. What the general way would come to, with less on the way."""
+        now = monotonic()
+        candidate = way.candidates[0]
+        trial = None
+        if now >= candidate.health.not_before:
+            trial = candidate.begin(now, streamed=self._question.stream, force=True)
+        if trial is None:
+            raise _nobody(way, now)
+        attempt = self.current = self._attempt(way, 0, trial, patient=False)
+        try:
+            permit = attempt.deployment.gate.try_enter(self._arrived)
+            if permit is None or attempt.deployment.metered:
+                if permit is not None:
+                    permit.give_back(self._arrived)
+                await self._try(attempt, way)
+                return attempt
+            attempt.permit = permit
+            await attempt.open(self._asker.traceparent, self._clock)
+            if attempt.said is not None:
+                attempt.ended(None)
+        except DetentError as error:
+            self._fail(attempt, error)
+            raise
+        except BaseException:
+            attempt.left()
+            raise
+        return attempt
 
     async def _through(self, way: Way, *, last: bool) -> Attempt:
         """Ask the route's deployments in the order that its policy gives.
@@ -226,9 +257,9 @@ class Asking:
         retry = way.rules.retry
         if failures >= retry.attempts or not retriable(error):
             return False
-        now = self._loop.time()
-        seconds = pause(retry, failures, self._draw, remaining=self._deadline - now, retry_after=error.retry_after)
-        if seconds is None or not way.budget.retry(now, retry):
+        remaining = self._deadline - self._loop.time()
+        seconds = pause(retry, failures, self._draw, remaining=remaining, retry_after=error.retry_after)
+        if seconds is None or not way.budget.retry(monotonic(), retry):
             return False
         await asyncio.sleep(seconds)
         return True

@@ -25,16 +25,16 @@ H = TypeVar("H")
 _AT: Final = re.compile(r" - at `\$\.?(.*)`$")
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     role: str
     content: str | list[msgspec.Raw] | None = None
 
 
-class _StreamOptions(msgspec.Struct):
+class _StreamOptions(msgspec.Struct, gc=False):
     include_usage: bool | None = None
 
 
-class Head(msgspec.Struct):
+class Head(msgspec.Struct, gc=False):
     """The fields that the gateway itself reads."""
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -57,12 +57,13 @@ class ChatBody:
         hide_usage: a stream whose client did not ask for the usage event.
     """
 
-    __slots__ = ("_fields", "_raw", "head", "hide_usage")
+    __slots__ = ("_fields", "_messages", "_raw", "head", "hide_usage")
 
     def __init__(self, raw: bytes, head: Head, fields: dict[str, msgspec.Raw]) -> None:
         self.head = head
         self._raw = raw
         self._fields = fields
+        self._messages = b""
         options = head.stream_options
         self.hide_usage = bool(head.stream) and not (options is not None and options.include_usage)
 
@@ -109,7 +110,9 @@ class ChatBody:
     @property
     def messages(self) -> bytes:
         """The messages as the client wrote them."""
-        return bytes(self._fields["messages"])
+        if not self._messages:
+            self._messages = bytes(self._fields["messages"])
+        return self._messages
 
     def for_model(self, name: str, name_json: bytes) -> bytes:
         """The body that goes to a provider."""

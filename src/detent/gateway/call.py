@@ -204,6 +204,7 @@ class Call:
                 client.on_gone = None
             if self._asking is not None:
                 self._asking.close()
+                self._asking = None  # it knows us too: without the ring nothing waits for the collector
 
     async def _serve(self, world: World, receive: Receive) -> None:
         if not world.callable_by(self._key):
@@ -405,14 +406,20 @@ class Call:
 
     # Attempts
 
+    def _expects(self, way: Way) -> bool:
+        """Whether anything depends on how long this route's answers usually are."""
+        rules = way.rules
+        return rules.policy == "cheapest" or rules.shadow is not None or self._plane.meter.concerns(self._key.project)
+
     def _asker(self, way: Way, asked: Asked) -> Asker:
         key, rules, world = self._key, way.rules, self._world
         assert world is not None
+        known = bool(rules.sticky or rules.shadow or rules.fallbacks)  # else nobody asks
         return Asker(
             project=key.project,
             traceparent=f"00-{self._trace_id}-{self._span_id}-01",
-            session=self._sent(b"x-detent-session"),
-            user=self._user(),
+            session=self._sent(b"x-detent-session") if known else "",
+            user=self._user() if known else "",
             weight=world.weights.get(key.project, 1),
             band=self._band(way),
             queue_seconds=self._queue_seconds(),
@@ -434,6 +441,8 @@ class Call:
         """The route's priority, or a lower one that key or client ask for."""
         asked = self._key.priority or self._sent(b"x-detent-priority")
         usual = way.rules.priority
+        if not asked:
+            return usual
         return asked if asked in _BANDS and _BANDS[asked] > _BANDS[usual] else usual  # type: ignore[return-value]
 
     def _queue_seconds(self) -> float:
@@ -666,8 +675,9 @@ class Call:
         self._grant.settle(usage.total_tokens + self._lost_tokens, known)
         if attempt is not None:
             attempt.grant.settle(usage.total_tokens, cost)
-            if usage.output_tokens and self._way is not None and asked is not None and self._error == "":
-                self._plane.typical.learn(self._way.name, usage.output_tokens // asked.answers)
+            way = self._way
+            if way is not None and asked is not None and usage.output_tokens and not self._error and self._expects(way):
+                self._plane.typical.learn(way.name, usage.output_tokens // asked.answers)
             if self._recorder is not None:
                 self._keep(billed, attempt)
         origin, outcome = self._origin(), self._outcome(elapsed)

@@ -120,7 +120,7 @@ class Passed:
         quirks = deployment.quirks
         if quirks is not OPENAI:
             body = fitted(body, quirks)
-        return deployment.request(quirks.path_for(deployment.model), body, traceparent=traceparent, stream=self.hold)
+        return deployment.request(deployment.chat_path, body, traceparent=traceparent, stream=self.hold)
 
     def streams(self, headers: dict[bytes, bytes]) -> bool:
         """As asked for."""

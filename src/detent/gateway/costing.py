@@ -23,6 +23,9 @@ _ATTRIBUTES: Final = {
 
 def usage_attributes(usage: Usage) -> dict[str, int]:
     """The attributes that a span of this usage needs; those that are not 0."""
+    odd = usage.cache_write_tokens or usage.audio_input_tokens or usage.audio_output_tokens
+    if not (odd or usage.image_input_tokens or usage.images):
+        return {}  # as nearly always; every call asks
     return {name: count for field, name in _ATTRIBUTES.items() if (count := getattr(usage, field))}
 
 

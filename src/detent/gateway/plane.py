@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import re
@@ -381,6 +382,9 @@ class Plane:
     async def start(self) -> None:
         """Take the snapshot that is there, and watch for the next."""
         await self.refresh()
+        # What is there now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self.meter.run())]
 
     async def stop(self) -> None:

@@ -25,7 +25,7 @@ _MAX_CHOICES: Final = 127
 _ABSENT: Final = msgspec.Raw()
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """What a choice gained. Providers name reasoning in two ways."""
 
     role: str | None = None
@@ -38,7 +38,7 @@ class Delta(msgspec.Struct):
     audio: msgspec.Raw = _ABSENT
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """One choice of a chunk."""
 
     index: int = 0
@@ -46,7 +46,7 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """The parts of an event that matter here."""
 
     id: str | None = None

@@ -360,7 +360,10 @@ class Connection(asyncio.Protocol):
         self._busy = True
         self.lane.client.watch(self)
         self._transport.write(payload)
-        await self.head()
+        while not self._head_done and self._error is None:
+            await self._wait()
+        if self._error is not None:
+            raise self._error
 
     def begin_writing(self, head: bytes, *, total_deadline: float, timeouts: Timeouts) -> None:
         """Begin a request whose body follows by `write`; the answer is waited for with `head`."""

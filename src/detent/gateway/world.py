@@ -59,6 +59,7 @@ class Deployment:
         target: as the snapshot has it, with its prices.
         lane: None when the provider cannot be called at all; `problem` says why then.
         base: path of the provider's base URL.
+        chat_path: of chat completions behind it.
         gate: lets as many calls in as the deployment bears.
         metered: whether limits or budgets count what is asked of the model.
         probe: whether its health is asked for, rather than only its port (the embedded engine).
@@ -69,6 +70,7 @@ class Deployment:
         "_heads",
         "_seat",
         "base",
+        "chat_path",
         "dialect",
         "gate",
         "lane",
@@ -98,6 +100,7 @@ class Deployment:
         self.target = target
         self.lane = seat.lane
         self.base = seat.path
+        self.chat_path = seat.quirks.path_for(target.model)
         self.problem = seat.problem
         self.probe = provider == EMBEDDED
         self._seat = seat
@@ -163,6 +166,7 @@ class Way(msgspec.Struct, frozen=True):
     """A route and its deployments in order.
 
     Attributes:
+        simple: whether there is one deployment and nothing else that could be done: no retry, no fallback.
         candidates: the deployments as its policy sees them, in the same order.
         hedges: when a call at each of them is late; None where nothing is hedged.
         budget: of its retries and hedges.
@@ -174,6 +178,7 @@ class Way(msgspec.Struct, frozen=True):
     deployments: tuple[Deployment, ...]
     rules: Route
     timeouts: Timeouts
+    simple: bool
     candidates: tuple[Candidate, ...]
     hedges: tuple[HedgeClock | None, ...]
     budget: RetryBudget
@@ -332,6 +337,7 @@ def _way(route: RouteEntry, known: dict[str, Deployment], usual: Timeouts, yard:
         tuple(known[name_of(target)] for target in route.targets),
         rules,
         _timeouts(rules, usual),
+        len(candidates) == 1 and not rules.fallbacks and rules.retry.attempts == 1,
         candidates,
         tuple(HedgeClock(candidate.health, rules.hedge) if hedged else None for candidate in candidates),
         yard.fleet.budget(f"{route.project}/{route.name}"),
