@@ -18,6 +18,7 @@ from detent.app.http import COOKIE, PUBLIC, error_page, headers_of, needs, signe
 from detent.app.platform import Platform
 from detent.governance.access import Access
 from detent.kernel.errors import DetentError, Unauthenticated
+from detent.kernel.identity import Permission
 from detent.web import login
 from detent.web import playground as player
 from detent.web.assets import DIST, read_manifest
@@ -28,6 +29,7 @@ from detent.web.render import Templates
 from detent.web.security import secured, theme_of
 from detent.web.views import (
     account,
+    budgets,
     gateway,
     home,
     jobs,
@@ -56,6 +58,8 @@ PAGES: Final[tuple[Page[Any], ...]] = (
     models.PAGE,
     providers.PAGE,
     keys.PAGE,
+    keys.ONE,
+    budgets.PAGE,
     jobs.PAGE,
     jobs.ONE,
     ledger.PAGE,
@@ -71,6 +75,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
     *models.ACTIONS,
     *providers.ACTIONS,
     *keys.ACTIONS,
+    *budgets.ACTIONS,
     *jobs.ACTIONS,
     *ledger.ACTIONS,
     *users.ACTIONS,
@@ -92,6 +97,11 @@ def mount_console(app: FastAPI, platform: Platform) -> None:
         hits = await run_in_threadpool(look_up, console.visit(request))
         return secured(Response(msgspec.json.encode(hits), media_type="application/json"))
 
+    @needs(Permission.PROVIDERS_READ)
+    async def limits() -> Response:
+        return secured(RedirectResponse("/budgets#limits", status_code=307))
+
+    console.routes.add_api_route("/limits", limits, methods=["GET"], include_in_schema=False, response_model=None)
     console.routes.add_api_route(
         "/palette.json", palette, methods=["GET"], include_in_schema=False, response_model=None
     )

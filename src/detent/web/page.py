@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -134,7 +134,7 @@ class Console:
 
         @needs(action.needs)
         async def post(request: Request) -> Response:
-            visit = self.visit(request)
+            visit = self.visit(request, action.page.path)
             form = await read_form(request)
             check_csrf(visit, form, request)
             try:
@@ -154,13 +154,13 @@ class Console:
 
         self.routes.add_api_route(action.path, post, methods=["POST"], include_in_schema=False, response_model=None)
 
-    def visit(self, request: Request) -> Visit:
-        """What pages know of a request."""
+    def visit(self, request: Request, page: str = "") -> Visit:
+        """What pages know of a request; of one that a form sent, as a request for the page that the form stands on."""
         return Visit(
             platform=self._platform,
             caller=principal_of(request),
             signed_in=signed_in_of(request),
-            path=_page_path(request),
+            path=page.format_map(_quoted(request.path_params)) if page else _page_path(request),
             query=dict(request.query_params),
             args=dict(request.path_params),
             now=self._platform.clock.now(),
@@ -191,6 +191,10 @@ class Console:
         }
         text = await run_in_threadpool(self._templates.show, page.template, values)
         return secured(Response(text, status_code=status, media_type="text/html; charset=utf-8"))
+
+
+def _quoted(params: Mapping[str, str]) -> dict[str, str]:
+    return {name: quote(value, safe="") for name, value in params.items()}
 
 
 def _page_path(request: Request) -> str:

@@ -48,7 +48,7 @@ def _hits(visit: Visit, text: str) -> Iterator[Hit]:
     if caller.may(Permission.KEYS_READ):
         for key in platform.gateway.keys(caller):
             if sought in key.name.casefold() or sought == key.id:
-                yield Hit(key.name, "key", f"/keys?all=1#{key.id}")
+                yield Hit(key.name, "key", f"/keys/{key.id}")
     if caller.may(Permission.USERS_READ):
         for account in platform.people.all(caller):
             if sought in account.name.casefold() or sought == account.id:

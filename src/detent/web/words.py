@@ -35,6 +35,15 @@ def _significant(value: float) -> str:
     return f"{round(value, decimals):.{min(decimals, 2)}f}" if value < 100 else f"{value:.0f}"
 
 
+def window(seconds: int) -> str:
+    """A length of time as one says it behind "in any": `minute`, `5 minutes`, `90 seconds`."""
+    for unit, name in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds and seconds % unit == 0:
+            number = seconds // unit
+            return name if number == 1 else f"{number} {name}s"
+    return "second" if seconds == 1 else f"{seconds} seconds"
+
+
 def money(nano: int | None) -> str:
     """Dollars to the cent from ten dollars on, three significant digits below; nothing is rounded down to zero."""
     if nano is None:
@@ -147,6 +156,7 @@ def _when(nanoseconds: int) -> datetime:
 
 FILTERS: Final[dict[str, Any]] = {
     "duration": duration,
+    "window": window,
     "money": money,
     "price": price,
     "count": count,

@@ -218,6 +218,8 @@ PAGES = (
     "/routes/support-bot",
     "/routes/support-bot/edit",
     "/routes/-/edit",
+    "/budgets",
+    "/budgets?budget=each-user",
     "/playground",
     f"/playground?trace={TRACE}",
     "/models?new=1",

@@ -106,6 +106,9 @@ def seed(platform: Platform) -> None:
             platform.people.add(caller, text[:100], "viewer")
     old = gateway.mint_key(caller, "old").key
     gateway.revoke_key(caller, old.id, reason=HOSTILE[0])
+    gateway.set_budget(caller, "each-user", scope="user", amount=2_000_000_000, period="day", hard=False)
+    gateway.set_budget(caller, "everything", scope="project", amount=500_000_000_000)
+    gateway.set_limit(caller, "bot-at-once", scope="route", subject="support-bot", unit="concurrency", amount=8)
     platform.ledger.seal()
     platform.ledger.checkpoint()
     plain = Span(
@@ -142,6 +145,7 @@ class World:
     app: FastAPI
     people: dict[str, SignedIn]
     job: str
+    key: str
 
     def client(self, role: str = "") -> TestClient:
         """A browser that somebody with this role has signed in with; nobody without one."""
@@ -173,7 +177,8 @@ def opened(**settings: Any) -> Iterator[World]:
             _account, link = platform.people.add(platform.access.operator(), f"{role} <b>{role}</b>", role)
             people[role] = platform.people.sign_in_link(link.reveal())
         job = platform.jobs.start("ledger.verify", {}, project="default")
-        yield World(platform, app, people, job.id)
+        key = platform.gateway.keys(platform.access.operator())[0].id
+        yield World(platform, app, people, job.id, key)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ ROLE_NAMES = tuple(ROLES)
 
 def address(page: Page[Any], world: World) -> str:
     path = page.path.replace("{trace_id}", TRACE).replace("{job_id}", world.job).replace("{position}", "1")
-    return path.replace("{name}", "support-bot")
+    return path.replace("{name}", "support-bot").replace("{key_id}", world.key)
 
 
 class Markup(HTMLParser):

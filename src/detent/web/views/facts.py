@@ -32,7 +32,6 @@ _VERBS: Final = {
     "user.signed_in": "Signed in",
 }
 _PLACES: Final = {
-    "key": "/keys",
     "provider": "/providers",
     "price": "/models",
     "user": "/users",
@@ -92,9 +91,7 @@ def actor_name(actor: Actor, names: dict[str, str]) -> str:
 
 def actor_href(actor: Actor) -> str:
     """The page on which an actor stands."""
-    return {"user": "/users", "key": "/keys"}.get(actor.kind, "") + (
-        f"#{actor.id}" if actor.kind in {"user", "key"} else ""
-    )
+    return {"user": f"/users#{actor.id}", "key": f"/keys/{actor.id}"}.get(actor.kind, "")
 
 
 def fact_line(fact: Fact, names: dict[str, str]) -> FactLine:
@@ -105,9 +102,13 @@ def fact_line(fact: Fact, names: dict[str, str]) -> FactLine:
     if fact.kind == "price.set":
         subject = f"{body.get('provider')}/{body.get('model')}"
     place = _PLACES.get(noun, "")
-    anchor = rest if noun in {"key", "user"} else subject
+    anchor = rest if noun == "user" else subject
     if noun == "job":
         place, anchor = f"/jobs/{rest}", ""
+    if noun == "key":
+        place, anchor = f"/keys/{rest}", ""
+    if noun in {"budget", "limit"}:
+        place, anchor = "/budgets", f"{noun}-{subject}"
     if noun == "route":
         place, anchor = f"/routes/{subject}", ""
     return FactLine(

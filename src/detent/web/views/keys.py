@@ -7,15 +7,21 @@ from typing import Final, Literal
 
 import msgspec
 
+from detent.gateway.limits.spending import Spent
 from detent.gateway.model import Key
-from detent.kernel.clock import DAY
-from detent.kernel.errors import InvalidInput
+from detent.kernel.clock import DAY, HOUR
+from detent.kernel.errors import InvalidInput, NotFound
 from detent.kernel.identity import Permission
+from detent.kernel.telemetry import MetricQuery, SpanFilter, TraceRow
 from detent.web.page import Action, Goto, Outcome, Page, Stay
 from detent.web.table import Table
 from detent.web.views.facts import actor_name, names_of
+from detent.web.views.home import Figures, figures
+from detent.web.views.traces import TraceLine, trace_line, traces_table
+from detent.web.views.usage import usage_of
 from detent.web.visit import Form, Visit
 
+_RECENT: Final = 8
 LIFETIMES: Final[Mapping[str, int]] = {"never": 0, "7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365}
 
 
@@ -47,6 +53,20 @@ class KeysView(msgspec.Struct, frozen=True, kw_only=True):
     lifetimes: tuple[str, ...]
 
 
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """One key: what it may do, what is used of its limits and budgets, and its last calls.
+
+    Attributes:
+        spent: of the limits and budgets that count its calls by themselves.
+        figures: of the last 24 hours.
+    """
+
+    key: KeyLine
+    spent: tuple[Spent, ...]
+    figures: Figures
+    recent: tuple[TraceLine, ...]
+
+
 def view(visit: Visit) -> KeysView:
     """The keys; those that no longer work only when asked for."""
     caller, gateway = visit.caller, visit.platform.gateway
@@ -63,6 +83,27 @@ def view(visit: Visit) -> KeysView:
         grantable=tuple(permission.value for permission in Permission if caller.may(permission)),
         gateway_url=visit.platform.status().gateway_url,
         lifetimes=tuple(LIFETIMES),
+    )
+
+
+def view_one(visit: Visit) -> KeyView:
+    """A key's rights, its limits and budgets with what is used of them, its last 24 hours, and its recent calls."""
+    caller, key_id = visit.caller, visit.args["key_id"]
+    key = next((key for key in visit.platform.gateway.keys(caller) if key.id == key_id), None)
+    if key is None:
+        raise NotFound("There is no such key.", hint="Choose one from the list.", field="key_id")
+    figures_of: dict[str, Figures] = {}
+    recent: tuple[TraceRow, ...] = ()
+    if caller.may(Permission.TRACES_READ):
+        traces, until = visit.platform.traces, -(-visit.now // HOUR) * HOUR
+        query = MetricQuery(project=caller.project, since=until - DAY, until=until, group_by=("key",))
+        figures_of = {row.group.get("key", ""): figures(row) for row in traces.metrics(caller, query)}
+        recent = traces.list(caller, SpanFilter(project=caller.project, key_id=key_id), limit=_RECENT).rows
+    return KeyView(
+        key=_line(key, names_of(visit), visit.now),
+        spent=usage_of(visit, "key", key_id) if caller.may(Permission.PROVIDERS_READ) else (),
+        figures=figures_of.get(key_id, Figures()),
+        recent=tuple(trace_line(row) for row in recent),
     )
 
 
@@ -145,7 +186,13 @@ def tables(view: KeysView) -> Mapping[str, Table]:
     }
 
 
+def tables_one(view: KeyView) -> Mapping[str, Table]:
+    """Its recent calls."""
+    return {"traces": traces_table(view.recent)}
+
+
 PAGE = Page("/keys", Permission.KEYS_READ, "keys.html", view, tables)
+ONE = Page("/keys/{key_id}", Permission.KEYS_READ, "key.html", view_one, tables_one)
 ACTIONS = (
     Action("/keys", Permission.KEYS_WRITE, PAGE, mint),
     Action("/keys/{key_id}/revoke", Permission.KEYS_WRITE, PAGE, revoke),

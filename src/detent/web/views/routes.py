@@ -10,7 +10,6 @@ from detent.gateway.checks import leads_to
 from detent.gateway.limits.spending import Spent
 from detent.gateway.model import Fallback, Route, Shadow
 from detent.kernel.clock import DAY, HOUR
-from detent.kernel.errors import StorageFailed
 from detent.kernel.identity import Permission
 from detent.kernel.telemetry import MetricQuery, SpanFilter
 from detent.web.page import Action, Goto, Outcome, Page
@@ -19,6 +18,7 @@ from detent.web.views.deployments import DeploymentLine, deployments, deployment
 from detent.web.views.home import Figures, figures
 from detent.web.views.rules import POLICIES, Rule, fallback_words, rules_of, shadow_words, short_rules
 from detent.web.views.traces import TraceLine, trace_line
+from detent.web.views.usage import usage_of
 from detent.web.visit import Form, Visit
 
 _TROUBLE = frozenset({"failing", "resting", "asked to wait"})
@@ -141,7 +141,7 @@ def view_one(visit: Visit) -> RouteView:
         shadow=route.shadow.route if route.shadow else "",
         shadow_says=_shadow(route.shadow),
         used_by=_used_by(route, routes),
-        spent=_spent(visit, name),
+        spent=usage_of(visit, "route", name),
         figures=_days(visit).get(name, Figures()),
         recent=tuple(trace_line(row) for row in recent),
         changed=route.changed,
@@ -158,13 +158,6 @@ def _shadow(shadow: Shadow | None) -> str:
 
 def _used_by(route: Route, routes: tuple[Route, ...]) -> tuple[str, ...]:
     return tuple(other.name for other in routes if route.name in leads_to(other))
-
-
-def _spent(visit: Visit, name: str) -> tuple[Spent, ...]:
-    try:
-        return tuple(s for s in visit.platform.spending.spent(visit.caller) if s.scope == "route" and s.subject == name)
-    except StorageFailed:  # the page of budgets says so
-        return ()
 
 
 def _days(visit: Visit) -> dict[str, Figures]:
