@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -18,6 +19,8 @@ from detent.kernel.errors import DetentError
 _PASSED_ON: Final = range(400, 500)
 _OURS: Final = {401, 403, 407, 408, 429}
 _MAX_RETRY_AFTER: Final = 3600.0
+_DELAY: Final = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,5}(?:\.\d{1,9})?)s"')
+"""How Google's APIs ask for a pause: `google.rpc.RetryInfo` in the body."""
 
 
 _ABSENT: Final = msgspec.Raw()
@@ -101,6 +104,8 @@ def failure(status: int, headers: dict[bytes, bytes], data: bytes, now: int) -> 
     said = upstream_error(data).message.removeprefix("The provider reported an error: ")
     said = "" if said == "without a message" else f": {said}"
     after = retry_after(headers, now)
+    if after is None and (asked := _DELAY.search(data[:65536])) is not None:
+        after = min(float(asked[1]), _MAX_RETRY_AFTER)
     if status == 429:
         return UpstreamBusy(
             f"The provider is over its limit{said or '.'}",

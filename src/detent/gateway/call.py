@@ -434,8 +434,8 @@ class Call:
         """What a client of Anthropic's says in headers and its provider must know."""
         if self._operation.dialect != "anthropic":
             return ()
-        found = self._sent(b"anthropic-beta")
-        return (("anthropic-beta", found),) if found else ()
+        names = (b"anthropic-version", b"anthropic-beta")
+        return tuple((name.decode(), value) for name in names if (value := self._sent(name)))
 
     def _band(self, way: Way) -> Band:
         """The route's priority, or a lower one that key or client ask for."""
@@ -509,11 +509,11 @@ class Call:
         if await self._pump(attempt, stream) is None:
             await attempt.finish()
 
-    async def _pump(self, attempt: Attempt, stream: Stream) -> WorldError | None:
+    async def _pump(self, attempt: Attempt, stream: Stream) -> DetentError | None:
         """Pass on what comes until the end; the fault, if it is not a good one."""
         connection = attempt.connection
         assert connection is not None
-        fault: WorldError | None = None
+        fault: DetentError | None = None
         block = attempt.block
         while not stream.done:
             if self._first is None and stream.begun:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+import msgspec
+
 from detent.gateway.answer import Said, read_answer
 from detent.gateway.dialects import CLIENTS, PROVIDERS
 from detent.gateway.dialects.openai import OpenAiAsked
@@ -20,7 +22,8 @@ from detent.gateway.sse import ChatStream
 from detent.gateway.watched import WatchedStream
 from detent.gateway.world import Deployment
 from detent.kernel.chat import ChatAnswer, Usage
-from detent.kernel.errors import DetentError, WorldError
+from detent.kernel.errors import DetentError
+from detent.kernel.ids import new_trace_id
 
 Headers = tuple[tuple[str, str], ...]
 _STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
@@ -33,7 +36,7 @@ class Stream(Protocol):
     opened: bool
     begun: bool
     done: bool
-    failure: WorldError | None
+    failure: DetentError | None
     finish_reason: str
     id: str
     model: str
@@ -229,13 +232,23 @@ class Translated:
     def whole(self, data: bytes) -> Said:
         """The answer in the client's dialect."""
         answer = PROVIDERS[self._deployment.dialect].read_answer(data)
+        if not (answer.id and answer.created):
+            name, created = self._born()
+            answer = msgspec.structs.replace(answer, id=answer.id or name, created=answer.created or created)
         return _said(answer, self._client.write_answer(self._asked, answer))
 
     def stream(self, keep: int) -> WatchedStream:
         """The events in the client's dialect."""
         reader = PROVIDERS[self._deployment.dialect].stream_reader()
-        found = self._stream = WatchedStream(reader, self._client.stream_writer(self._asked), keep=keep)
+        found = self._stream = WatchedStream(
+            reader, self._client.stream_writer(self._asked), keep=keep, born=self._born()
+        )
         return found
+
+    def _born(self) -> tuple[str, int]:
+        """Id and time of an answer whose provider says neither."""
+        prefix = "msg_" if self._client.name == "anthropic" else "chatcmpl-"
+        return prefix + new_trace_id(), self._deployment.now()
 
     def error_event(self, error: DetentError) -> bytes:
         """In the client's dialect."""

@@ -406,6 +406,7 @@ class Plane:
             ticks += 1
             if ticks % _SWEEP_TICKS == 0:
                 self._writer.submit(self.cache.sweep, self.clock.now())
+                self._writer.submit(partial(self.conversations.sweep, now=self.clock.now() / SECOND))
             if ticks % _SAVE_TICKS == 0:
                 self._set_gauges()
                 self.metrics.save()

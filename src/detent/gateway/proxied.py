@@ -19,7 +19,7 @@ from detent.gateway.sse import given, upstream_error
 from detent.gateway.usage import read_usage
 from detent.gateway.world import Deployment
 from detent.kernel.chat import ChatRequest, Usage
-from detent.kernel.errors import DetentError, InvalidInput, WorldError
+from detent.kernel.errors import DetentError, InvalidInput
 
 _BOUNDARY: Final = re.compile(rb'boundary=(?:"([^"\r\n]{1,70})"|([!-:<-~]{1,70}))', re.IGNORECASE)
 _FIELD: Final = re.compile(rb'content-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r\n|$)', re.IGNORECASE)
@@ -156,7 +156,7 @@ class RawStream:
         self.begun = False
         self.opened = False
         self.done = False
-        self.failure: WorldError | None = None
+        self.failure: DetentError | None = None
         self.finish_reason = ""
         self.id = ""
         self.model = ""

@@ -14,7 +14,7 @@ from detent.gateway.errors import BadAnswer, UpstreamError
 from detent.gateway.surrogates import mended
 from detent.gateway.usage import read_usage
 from detent.kernel.chat import Usage
-from detent.kernel.errors import WorldError
+from detent.kernel.errors import DetentError, WorldError
 
 _MAX_EVENT: Final = 16 * 1024 * 1024
 _DONE: Final = b"data: [DONE]\n\n"
@@ -101,7 +101,7 @@ class ChatStream:
         self.opened = False
         self.begun = False
         self.done = False
-        self.failure: WorldError | None = None
+        self.failure: DetentError | None = None
         self.finish_reason = ""
         self.id = ""
         self.model = ""

@@ -18,7 +18,7 @@ from detent.kernel.chat import (
     Usage,
     UsageReported,
 )
-from detent.kernel.errors import DetentError, WorldError
+from detent.kernel.errors import DetentError
 
 
 class WatchedStream:
@@ -33,6 +33,7 @@ class WatchedStream:
     """
 
     __slots__ = (
+        "_born",
         "_closing",
         "_events",
         "_keep",
@@ -49,14 +50,24 @@ class WatchedStream:
         "usage",
     )
 
-    def __init__(self, reader: StreamReader, writer: StreamWriter | None, *, keep: int, closing: bytes = b"") -> None:
+    def __init__(
+        self,
+        reader: StreamReader,
+        writer: StreamWriter | None,
+        *,
+        keep: int,
+        closing: bytes = b"",
+        born: tuple[str, int] = ("", 0),
+    ) -> None:
         """Watch a stream.
 
         Args:
             writer: None passes the provider's own events on.
             keep: characters of the answer to remember.
             closing: what ends an answer that is passed on and whose provider forgot to.
+            born: id and time of a translated answer whose provider says neither.
         """
+        self._born = born
         self._reader = reader
         self._writer = writer
         self._keep = keep
@@ -65,7 +76,7 @@ class WatchedStream:
         self.begun = False
         self.opened = False
         self.done = False
-        self.failure: WorldError | None = None
+        self.failure: DetentError | None = None
         self.finish_reason = ""
         self.id = ""
         self.model = ""
@@ -78,7 +89,12 @@ class WatchedStream:
             return b""
         reader = self._reader
         raw, events = reader.feed(data)
-        for event in events:
+        for place, event in enumerate(events):
+            if isinstance(event, AnswerStarted) and not (event.id and event.created):
+                name, created = self._born
+                events[place] = event = AnswerStarted(  # noqa: PLW2901  (the one that is written is the one seen)
+                    event.id or name, event.model, event.created or created, event.usage
+                )
             self._take(event)
         self.done = reader.done
         self.failure = reader.failure

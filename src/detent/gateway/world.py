@@ -135,11 +135,17 @@ class Deployment:
         rest = f"traceparent: {traceparent}\r\ncontent-length: {len(body)}\r\n"
         if not headers or not any(name == "accept" for name, _ in headers):
             rest += "accept: text/event-stream\r\n" if stream else "accept: application/json\r\n"
+        if self.dialect == "anthropic" and not any(name == "anthropic-version" for name, _ in headers):
+            rest += f"anthropic-version: {self._seat.api_version or _ANTHROPIC_VERSION}\r\n"
         if self._seat.signer is not None:
             headers = (*headers, *self._signed(self._seat.signer, path, content_type, body))
         for name, value in headers:
             rest += f"{name}: {value}\r\n"
         return b"".join((head, rest.encode("latin-1"), b"\r\n", body))
+
+    def now(self) -> int:
+        """Seconds since the epoch."""
+        return self._clock.now() // SECOND
 
     def _signed(self, sign: Signer, path: str, content_type: str, body: bytes) -> tuple[tuple[str, str], ...]:
         """What authorises this very request."""
@@ -154,8 +160,6 @@ class Deployment:
         lines = [f"POST {self.base}{path} HTTP/1.1"]
         if seat.lane is not None:
             lines += [f"host: {seat.lane.endpoint.authority}", f"content-type: {content_type}", "user-agent: detent"]
-        if self.dialect == "anthropic":
-            lines.append(f"anthropic-version: {seat.api_version or _ANTHROPIC_VERSION}")
         if seat.credential is not None and seat.signer is None:
             lines.append(_authorization(self.dialect, seat.quirks, seat.credential))
         lines += ["accept-encoding: identity", ""]

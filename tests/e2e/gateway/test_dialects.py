@@ -120,6 +120,7 @@ def test_openai_client_at_anthropic(stage: Stage, tools: ModuleType) -> None:
     messages: Any = [{"role": "system", "content": "Be brief."}, *ASK]
     answer = stage.openai.chat.completions.create(model="claude", messages=messages, max_tokens=50)
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("Hello there", "stop")
+    assert answer.created > 1_700_000_000
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (14, 5)
     sent = stage.claude.requests[-1]
@@ -204,6 +205,7 @@ def test_anthropic_client_at_anthropic_passes_everything(stage: Stage, tools: Mo
     assert [block.type for block in answer.content] == ["thinking", "text"]
     sent = stage.claude.requests[-1]
     assert sent.headers["anthropic-beta"] == "context-1m-2025-08-07"
+    assert sent.headers["anthropic-version"] == stage.anthropic.default_headers["anthropic-version"]
     assert sent.json["unheard_of"] == {"kept": True}
     assert sent.json["system"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
     assert (sent.json["model"], sent.headers.get("authorization")) == ("real-model", None)

@@ -93,6 +93,12 @@ def test_retry_after_in_milliseconds_is_finer() -> None:
     assert failure(429, {b"retry-after": b"1", b"retry-after-ms": b"250"}, b"", NOW).retry_after == 0.25
 
 
+def test_a_pause_may_stand_in_the_body() -> None:
+    body = b'{"error": {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "12.5s"}]}}'
+    assert failure(429, {}, body, NOW).retry_after == 12.5
+    assert failure(429, {b"retry-after": b"3"}, body, NOW).retry_after == 3
+
+
 def test_several_choices_are_a_list() -> None:
     raw = answer(
         choices=[{"index": 0, "message": MESSAGE}, {"index": 1, "message": {"role": "assistant", "content": "B"}}]

@@ -15,7 +15,7 @@ import msgspec
 
 from detent.gateway.dialects.quirks import Quirks
 from detent.kernel.chat import ChatAnswer, ChatEvent, ChatRequest, Usage
-from detent.kernel.errors import DetentError, WorldError
+from detent.kernel.errors import DetentError
 
 
 class Asked(Protocol):
@@ -136,7 +136,7 @@ class StreamReader(Protocol):
         ...
 
     @property
-    def failure(self) -> WorldError | None:
+    def failure(self) -> DetentError | None:
         """What is wrong with the stream; the events before the fault have been given."""
         ...
 
