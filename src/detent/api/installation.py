@@ -11,6 +11,8 @@ from detent.api.border import InstallationCaller, ThePlatform, nouns
 from detent.api.schemas.audit import BlobsOut, DamageOut
 from detent.api.schemas.common import Page, time_of
 from detent.api.schemas.installation import ReadyOut, SettingOut, StatusOut
+from detent.app.checking import check_blobs as check
+from detent.app.checking import is_sound
 from detent.app.http import PUBLIC, needs, router
 from detent.kernel.errors import Unavailable
 from detent.kernel.identity import Permission
@@ -57,9 +59,9 @@ def _value(settings: Settings, field: Field) -> Any:
 @routes.post("/blobs/fsck")
 @needs(Permission.SETTINGS_READ)
 def check_blobs(_caller: InstallationCaller, platform: ThePlatform) -> BlobsOut:
-    """Read every blob and compare it with its name."""
-    damage = platform.blobs.fsck()
-    return BlobsOut(ok=not damage, damage=[DamageOut.of(found) for found in damage])
+    """Read every blob, and compare it with its name and with what refers to it."""
+    damage = check(platform.ledger, platform.blobs)
+    return BlobsOut(ok=is_sound(damage), damage=[DamageOut.of(found) for found in damage])
 
 
 @probes.get("/readyz")

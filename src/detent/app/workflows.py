@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from detent.app.caching import cache_folder
+from detent.app.checking import check_blobs, is_sound
 from detent.app.recalculation import RECALCULATE, recalculation
 from detent.gateway.cache import AnswerCache
 from detent.kernel.clock import DAY, Clock, day_of
@@ -60,10 +61,15 @@ def workflows(settings: Settings, *, ledger: Ledger, lake: Lake, blobs: Blobs, c
         return {"sealed": sealed}
 
     def fsck(context: JobContext, _arguments: dict[str, Any]) -> dict[str, Any]:
-        """Read every blob and name what is damaged or stray."""
+        """Read every blob and name what is damaged, missing, stray or orphaned."""
+
+        def work() -> dict[str, Any]:
+            found = check_blobs(ledger, blobs)
+            return {"ok": is_sound(found), "damage": [msgspec.to_builtins(damage) for damage in found[:1000]]}
+
         context.progress(0.0, "read")
-        damage = context.step("read", lambda: [msgspec.to_builtins(damage) for damage in blobs.fsck()[:1000]])
-        return {"ok": not damage, "damage": damage}
+        result: dict[str, Any] = context.step("read", work)
+        return result
 
     def maintain(context: JobContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """What runs every hour: sign a checkpoint, seal closed days, drop days and answers that are too old."""

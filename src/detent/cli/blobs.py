@@ -20,13 +20,21 @@ def blobs() -> None:
 @blobs.command("fsck")
 @pass_shell
 def fsck(shell: Shell) -> int:
-    """Read every blob and compare it with its name. Exits 6 when something is wrong."""
+    """Read every blob, and compare it with its name and with what refers to it.
+
+    Exits 6 when something is damaged, missing or stray; a blob that nothing refers to only takes room.
+    """
+    from detent.app.checking import check_blobs, is_sound
+
     with shell.platform() as (platform, _caller):
-        damage = platform.blobs.fsck()
+        damage = check_blobs(platform.ledger, platform.blobs)
         stored = sum(1 for _digest in platform.blobs.digests())
+    sound = is_sound(damage)
     rows = [(d.problem, d.digest, d.detail) for d in damage]
-    data = {"ok": not damage, "blobs": stored, "damage": [msgspec.to_builtins(d) for d in damage]}
+    data = {"ok": sound, "blobs": stored, "damage": [msgspec.to_builtins(d) for d in damage]}
     shell.show(data, lambda: table(("PROBLEM", "BLOB", "DETAIL"), rows) or f"ok  {stored} blobs")
-    if damage:
-        shell.say("Error: some blobs are not as they should be. Restore the damaged ones from a backup.")
-    return FOUND if damage else 0
+    if not sound:
+        shell.say("Error: some blobs are not as they should be. Restore the damaged and missing ones from a backup.")
+    elif damage:
+        shell.say("Nothing is lost. Orphans were stored by a process that died before it recorded them.")
+    return 0 if sound else FOUND

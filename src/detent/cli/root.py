@@ -40,6 +40,8 @@ NOUNS: Final[dict[str, tuple[str, str]]] = {
     "models": ("detent.cli.models:models", "Models that can be reached, and their prices."),
     "prices": ("detent.cli.prices:prices", "What calls cost, since when, and past calls worked out anew."),
     "cache": ("detent.cli.cache:cache", "Answers that routes keep to give them again."),
+    "files": ("detent.cli.files:files", "Files that applications and batches store."),
+    "batches": ("detent.cli.batches:batches", "Many calls in one file, made when there is room."),
     "traces": ("detent.cli.traces:traces", "Calls as they happened: list, read, search, rate, export."),
     "jobs": ("detent.cli.jobs:jobs", "Durable work: start, watch, cancel, resume."),
     "audit": ("detent.cli.audit:audit", "The ledger: who changed what, and the proof of it."),

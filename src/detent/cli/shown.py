@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from detent.gateway.batches.model import Batch, StoredFile
 from detent.gateway.model import Budget, Key, Limit, PriceEntry, Provider, Route, Target, Weight
 from detent.kernel.clock import iso
 from detent.kernel.facts import Fact
@@ -330,6 +331,39 @@ def account_json(account: Account) -> dict[str, Any]:
         "role": account.role,
         "disabled": account.disabled,
         "created": time_of(account.created),
+    }
+
+
+def file_json(file: StoredFile) -> dict[str, Any]:
+    """A stored file."""
+    return {
+        "id": file.id,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "bytes": file.bytes,
+        "digest": file.digest,
+        "created": iso(file.created),
+    }
+
+
+def batch_json(batch: Batch, metadata: dict[str, str] | None) -> dict[str, Any]:
+    """A batch with what its submitter wrote to it."""
+    return {
+        "id": batch.id,
+        "status": batch.status,
+        "problem": batch.problem or None,
+        "endpoint": batch.endpoint,
+        "total": batch.total,
+        "completed": batch.completed,
+        "failed": batch.failed,
+        "input_file": batch.input_file,
+        "output_file": batch.output_file or None,
+        "error_file": batch.error_file or None,
+        "created": iso(batch.created),
+        "started": time_of(batch.started),
+        "expires": iso(batch.expires),
+        "ended": time_of(batch.ended),
+        "metadata": metadata,
     }
 
 

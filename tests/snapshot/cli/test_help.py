@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,9 @@ from syrupy.assertion import SnapshotAssertion
 
 from detent.app import platform as app
 from detent.cli.root import NOUNS, root, run
+from detent.gateway.batches.facts import BatchEnded, BatchStarted
 from detent.kernel.clock import SECOND, FixedClock
+from detent.kernel.facts import Draft
 from detent.kernel.ids import CountedIds
 from detent.kernel.settings import Settings
 from detent.kernel.telemetry import Batch, Span
@@ -146,6 +149,37 @@ def test_rules_as_text(detent: Detent, snapshot: SnapshotAssertion) -> None:
         "limits remove calls",
     ]
     assert "\n".join(detent(line) for line in lines) == snapshot
+
+
+def test_batches_as_text(detent: Detent, home: Path, clock: FixedClock, snapshot: SnapshotAssertion) -> None:
+    file = home / "calls.jsonl"
+    calls = [
+        {"custom_id": f"c{n}", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m"}}
+        for n in range(3)
+    ]
+    file.write_text("\n".join(json.dumps(call) for call in calls))
+
+    def names(said: str) -> dict[str, str]:
+        return dict.fromkeys(re.findall(r"\b(?:file-|batch_)[\w-]+", said), "")
+
+    said = [detent("files list"), detent("batches list"), detent(f"files upload {file} --name calls.jsonl")]
+    (stored,) = set(names(said[-1]))
+    said += [detent("files list"), detent(f"batches submit {stored} --metadata team=search --window 2d")]
+    batch = next(name for name in names(said[-1]) if name.startswith("batch_"))
+    said += [detent("batches list"), detent(f"batches show {batch}"), detent(f"files remove {stored}")]
+    started = BatchStarted(total=3)
+    ended = BatchEnded(status="completed", completed=2, failed=1, output_file="file-out", error_file="file-err")
+    with app.open_platform(Settings(home=str(home)), clock=clock) as platform:
+        caller = platform.access.operator()
+        for body in (started, ended):
+            platform.ledger.append([Draft(f"batch/{batch}", body)], actor=caller.actor, project=caller.project)
+            clock.advance(SECOND)
+    lines = [f"batches show {batch} --wait", f"batches cancel {batch}", f"files remove {stored}", "blobs fsck"]
+    said += [detent(line) for line in lines]
+    shown = "\n".join(said)
+    for number, name in enumerate(n for n in names(shown) if n not in {"file-out", "file-err"}):
+        shown = shown.replace(name, name[: 6 if name.startswith("batch") else 5] + str(number))
+    assert shown == snapshot
 
 
 def test_a_plan_as_text(detent: Detent, home: Path, clock: FixedClock, snapshot: SnapshotAssertion) -> None:

@@ -179,7 +179,7 @@ def test_maintenance_signs_seals_and_drops(platform: Platform, clock: FixedClock
         (day_of(now - DAY), False),
         (day_of(now), False),
     ]
-    assert context.steps == ["checkpoint", "retention", "choose", f"seal default {day_of(now - 3 * DAY)}"]
+    assert context.steps == ["checkpoint", "retention", "choose", f"seal default {day_of(now - 3 * DAY)}", "cache"]
     assert platform.lake.trace("default", f"{3:032x}")
     assert set(SCHEDULES) == {MAINTENANCE}
 
@@ -196,7 +196,7 @@ def test_stores_are_checked(platform: Platform, home: Path) -> None:
     platform.audit.checkpoint()
     verified, _ = run(platform, "ledger.verify")
     assert (verified["ok"], verified["facts"], verified["findings"]) == (True, 1, [])
-    digest = platform.blobs.put(b"prompt")
+    digest = platform.files.store(platform.access.operator(), "a", "batch", b"prompt", 6).digest
     assert run(platform, "blobs.fsck")[0] == {"ok": True, "damage": []}
     place = home / "blobs" / digest[7:9] / digest[9:]
     place.chmod(0o600)

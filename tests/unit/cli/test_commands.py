@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from detent.app.platform import open_platform
+from detent.gateway.batches.facts import BatchEnded
 from detent.gateway.cache import Answer, AnswerCache, Question, Wish
 from detent.gateway.model import CachePolicy
 from detent.kernel.clock import SECOND, FixedClock
+from detent.kernel.facts import Draft
 from detent.kernel.settings import Settings
 from detent.kernel.telemetry import Batch, Span
 
@@ -96,6 +98,46 @@ def test_providers_and_routes(detent: Detent, monkeypatch: pytest.MonkeyPatch) -
     assert detent("providers", "remove", "acme").code == 0
     said = "".join(listed) if isinstance(listed, str) else listed.out + listed.err + added.out + added.err
     assert "sk-acme-secret" not in said
+
+
+def test_files_and_batches(detent: Detent, home: Path, tmp_path: Path, clock: FixedClock) -> None:
+    file = tmp_path / "calls.jsonl"
+    body = {"model": "m", "messages": []}
+    call = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file.write_text(json.dumps(call))
+    stored = json.loads(detent("files", "upload", str(file), "--json").out)
+    assert (stored["filename"], stored["purpose"], stored["bytes"]) == ("calls.jsonl", "batch", file.stat().st_size)
+    assert detent("files", "download", stored["id"]).out == file.read_text()
+    copy = tmp_path / "copy.jsonl"
+    assert detent("files", "download", stored["id"], "--out", str(copy)).code == 0
+    assert copy.read_text() == file.read_text()
+    made = json.loads(detent("batches", "submit", stored["id"], "--metadata", "team=search", "--json").out)
+    assert (made["status"], made["input_file"], made["metadata"]) == ("validating", stored["id"], {"team": "search"})
+    assert "start `detent up`" in detent("batches", "submit", str(file)).err
+    assert len(items(detent("files", "list", "--purpose", "batch", "--json"))) == 2
+    assert detent("files", "remove", stored["id"]).code == 5
+    assert detent("batches", "cancel", made["id"]).code == 0
+    listed = {item["id"]: item["status"] for item in items(detent("batches", "list", "--json"))}
+    assert (len(listed), listed[made["id"]]) == (2, "cancelling")
+    assert [i["id"] for i in items(detent("batches", "list", "--status", "cancelling", "--json"))] == [made["id"]]
+    ended = BatchEnded(status="failed", problem="Line 1 is bad.")
+    with open_platform(Settings(home=str(home)), clock=clock) as platform:
+        caller = platform.access.operator()
+        platform.ledger.append([Draft(f"batch/{made['id']}", ended)], actor=caller.actor, project=caller.project)
+    waited = detent("batches", "show", made["id"], "--wait", "--json")
+    assert (waited.code, json.loads(waited.out)["problem"]) == (1, "Line 1 is bad.")
+    assert detent("batches", "cancel", made["id"]).code == 5
+    assert detent("files", "remove", stored["id"]).code == 0
+    for wrong, code in (
+        (("files", "upload", str(tmp_path / "none")), 2),
+        (("files", "upload", str(tmp_path)), 2),
+        (("files", "download", "file-none"), 3),
+        (("batches", "submit", "file-none"), 3),
+        (("batches", "submit", str(tmp_path / "none")), 2),
+        (("batches", "submit", str(file), "--window", "soon"), 2),
+        (("batches", "show", "batch_none"), 3),
+    ):
+        assert detent(*wrong).code == code, wrong
 
 
 def test_prices(detent: Detent) -> None:

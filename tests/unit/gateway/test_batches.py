@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from detent.app.checking import check_blobs, is_sound
 from detent.app.platform import Platform, open_platform
+from detent.gateway.batches.facts import BatchEnded
 from detent.gateway.batches.model import Batch
 from detent.gateway.batches.run import BatchRun
 from detent.gateway.delegation import accept
@@ -133,6 +135,65 @@ def test_a_run_that_was_cut_off_goes_on(stage: Stage) -> None:
     # Nothing is left of the pieces.
     kept = {file.digest for file in stage.platform.files.files(stage.caller)}
     assert set(stage.platform.blobs.digests()) == kept
+
+
+def test_an_end_that_was_cut_off_is_made_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = stage.submit([line(n) for n in range(70)])
+    context = Context()
+    cut = [True]
+    record = BatchRun._record
+
+    def record_or_die(self: BatchRun, actor: Principal, batch_id: str, body: Any) -> None:
+        record(self, actor, batch_id, body)
+        if isinstance(body, BatchEnded) and cut:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(BatchRun, "_record", record_or_die)
+    with ScriptedModel(echo) as model:
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(batch, model, context)
+        cut.clear()
+        assert stage.run(batch, model, context)["completed"] == 63
+    outputs = stage.platform.files.files(stage.caller, purpose="batch_output")
+    assert [file.filename for file in outputs] == [f"{batch.id}_error.jsonl", f"{batch.id}_output.jsonl"]
+    assert check_blobs(stage.platform.ledger, stage.platform.blobs) == ()
+
+
+def test_what_files_and_batches_need_is_no_orphan(stage: Stage) -> None:
+    batch = stage.submit([line(1)], metadata={"team": "search"})
+    blobs, ledger = stage.platform.blobs, stage.platform.ledger
+    assert check_blobs(ledger, blobs) == ()
+    left = blobs.put(b"a piece that only a job knows")
+    assert check_blobs(ledger, blobs) == ()
+    with ScriptedModel(["fine"]) as model:
+        stage.run(batch, model)
+    found = check_blobs(ledger, blobs)
+    assert [(damage.digest, damage.problem) for damage in found] == [(left, "orphaned")]
+    assert is_sound(found)
+    blobs.delete(stage.platform.files.file(stage.caller, batch.input_file).digest)
+    found = check_blobs(ledger, blobs)
+    assert {damage.problem for damage in found} == {"orphaned", "missing"}
+    assert not is_sound(found)
+
+
+def test_a_job_that_was_cancelled_is_told(stage: Stage) -> None:
+    batch = stage.submit([line(1)])
+    stage.platform.jobs.cancel(batch.id)
+    found = stage.now(batch)
+    assert (found.status, found.ended > 0) == ("cancelled", True)
+    assert "resume" in found.problem
+    assert stage.platform.batches.batches(stage.caller) == (found,)
+
+
+def test_lines_that_were_not_called_differ_between_batches(stage: Stage) -> None:
+    kept = []
+    for _ in range(2):
+        batch = stage.submit([line(1)], window="1h")
+        stage.clock.advance(HOUR)
+        stage.run(batch, None)
+        kept.append(stage.read(stage.now(batch).error_file))
+    assert kept[0] != kept[1]
+    assert [row["custom_id"] for rows in kept for row in rows] == ["c1", "c1"]
 
 
 def test_no_room_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

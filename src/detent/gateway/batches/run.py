@@ -8,6 +8,7 @@ whoever waits for an answer goes first.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import tempfile
@@ -199,7 +200,7 @@ class BatchRun:
         while True:
             now = self._clock.now()
             if now >= batch.expires:
-                return _written(line, None, "", "batch_expired", "The batch's window was over."), False
+                return self._undone(batch, line, "batch_expired", "The batch's window was over."), False
             try:
                 status, headers, data = await self._post(batch, lane, line, now)
             except WorldError as error:
@@ -209,15 +210,18 @@ class BatchRun:
                 last = ""
                 if status not in _AGAIN:
                     body = _json_or_text(data)
-                    request_id = headers.get(b"x-request-id", b"").decode("latin-1")
-                    fine = status == 200
-                    return _written(line, {"status_code": status, "body": body}, request_id), fine
+                    request_id = headers.get(b"x-request-id", b"").decode("latin-1") or _name(batch, line)
+                    response = {"status_code": status, "request_id": request_id, "body": body}
+                    return _written(line, request_id, response, None), status == 200
             if self._stop(batch.id) == "cancelled":
-                return _written(line, None, "", "batch_cancelled", last or "The batch was cancelled."), False
+                return self._undone(batch, line, "batch_cancelled", last or "The batch was cancelled."), False
             asked = headers.get(b"retry-after", b"")
             wait = float(asked) if asked.isdigit() else pause * random.uniform(0.5, 1.0)  # noqa: S311  (jitter)
             await asyncio.sleep(min(wait, _LONGEST_PAUSE))
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _undone(self, batch: Batch, line: _Line, code: str, message: str) -> bytes:
+        return _written(line, _name(batch, line), None, {"code": code, "message": message})
 
     async def _post(self, batch: Batch, lane: Lane, line: _Line, now: int) -> tuple[int, dict[bytes, bytes], bytes]:
         given = Delegation(
@@ -254,7 +258,7 @@ class BatchRun:
         left, undone = b"", 0
         if why == "expired":
             for raw, _ in self._lines(batch, offset):
-                left += _written(_read_line(raw, 0), None, "", "batch_expired", "The batch's window was over.")
+                left += self._undone(batch, _read_line(raw, 0), "batch_expired", "The batch's window was over.")
                 undone += 1
         errors = self._joined(actor, f"{batch.id}_error.jsonl", [piece["errors"] for piece in pieces], left)
         ended = BatchEnded(
@@ -271,7 +275,13 @@ class BatchRun:
         return {"status": why, "completed": completed, "failed": failed + undone}
 
     def _joined(self, actor: Principal, name: str, digests: list[str], rest: bytes) -> str:
-        """One file of all pieces; its id, or nothing when there is nothing in them."""
+        """One file of all pieces; its id, or nothing when there is nothing in them.
+
+        A run that was cut off here finds the file that it made: its pieces may be gone already.
+        """
+        for file in self._ledger.rows(FILES, project=actor.project).values():
+            if file.purpose == "batch_output" and file.filename == name:
+                return file.id
         with tempfile.TemporaryFile() as whole:
             for digest in digests:
                 if digest:
@@ -296,12 +306,14 @@ def _read_line(raw: bytes, number: int) -> _Line:
     return line
 
 
-def _written(line: _Line, response: dict[str, Any] | None, request_id: str, code: str = "", message: str = "") -> bytes:
-    error = {"code": code, "message": message} if code else None
-    if response is not None:
-        response = {"status_code": response["status_code"], "request_id": request_id, "body": response["body"]}
-    found = {"id": f"batch_req_{request_id}", "custom_id": line.custom_id, "response": response, "error": error}
+def _written(line: _Line, name: str, response: dict[str, Any] | None, error: dict[str, str] | None) -> bytes:
+    found = {"id": f"batch_req_{name}", "custom_id": line.custom_id, "response": response, "error": error}
     return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
+
+
+def _name(batch: Batch, line: _Line) -> str:
+    """Of a call that was never answered, so that no two lines of any two batches are the same bytes."""
+    return hashlib.sha256(f"{batch.id}/{line.custom_id}".encode(errors="replace")).hexdigest()[:32]
 
 
 def _json_or_text(data: bytes) -> Any:

@@ -82,7 +82,8 @@ class Batches:
     def batches(self, caller: Principal) -> tuple[Batch, ...]:
         """The project's batches, newest first."""
         caller.require(Permission.GATEWAY_CALL)
-        return tuple(sorted(self._ledger.rows(BATCHES, project=caller.project).values(), key=_age, reverse=True))
+        found = self._ledger.rows(BATCHES, project=caller.project).values()
+        return tuple(sorted((self._counted(batch) for batch in found), key=_age, reverse=True))
 
     def batch(self, caller: Principal, batch_id: str) -> Batch:
         """One batch; while it runs, with the figures of the job that does it."""
@@ -116,17 +117,21 @@ class Batches:
         return self.batch(caller, batch_id)
 
     def _counted(self, batch: Batch) -> Batch:
-        if batch.status not in {"in_progress", "cancelling"}:
+        """With what the job knows that is not recorded: figures while it runs, and that it broke."""
+        if batch.status in ENDED:
             return batch
         try:
-            step = self._jobs.get(batch.id).step
+            job = self._jobs.get(batch.id)
         except NotFound:
             return batch
-        figures = dict(part.split("=", 1) for part in step.split() if part.count("=") == 1)
+        figures = dict(part.split("=", 1) for part in job.step.split() if part.count("=") == 1)
         completed, failed = figures.get("completed", ""), figures.get("failed", "")
-        if not completed.isdecimal() or not failed.isdecimal():
-            return batch
-        return msgspec.structs.replace(batch, completed=int(completed), failed=int(failed))
+        if completed.isdecimal() and failed.isdecimal():
+            batch = msgspec.structs.replace(batch, completed=int(completed), failed=int(failed))
+        if job.state == "failed" or job.state == "cancelled":
+            problem = f"Its job is {job.state}{f': {job.error}' if job.error else ''}; resume it to go on."
+            return msgspec.structs.replace(batch, status=job.state, problem=problem, ended=job.updated)
+        return batch
 
 
 def _age(batch: Batch) -> tuple[int, str]:

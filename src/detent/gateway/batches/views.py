@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from detent.gateway.batches.facts import (
@@ -14,6 +16,7 @@ from detent.gateway.batches.facts import (
 )
 from detent.gateway.batches.model import ENDED, Batch, StoredFile
 from detent.kernel.facts import Fact, View
+from detent.kernel.ports import Ledger
 
 
 def _fold_file(_file: StoredFile | None, fact: Fact) -> StoredFile | None:
@@ -50,3 +53,17 @@ FILES = View("files", StoredFile, (FileStored, FileRemoved), _fold_file)
 BATCHES = View("batches", Batch, (BatchSubmitted, BatchStarted, BatchCancelRequested, BatchEnded), _fold_batch)
 
 VIEWS = (FILES, BATCHES)
+
+
+def referenced(ledger: Ledger) -> Iterator[str]:
+    """Digests of the blobs that files and batches of all projects need."""
+    for file in ledger.rows(FILES).values():
+        yield file.digest
+    for batch in ledger.rows(BATCHES).values():
+        if batch.metadata:
+            yield batch.metadata
+
+
+def running(ledger: Ledger) -> bool:
+    """Whether a batch is under way; it may hold blobs that only its job knows."""
+    return any(batch.status not in ENDED for batch in ledger.rows(BATCHES).values())

@@ -19,7 +19,7 @@ OFFERED: Final[Mapping[str, str]] = {
     "maintenance": "Sign a checkpoint, seal closed days, drop what is past its retention.",
     "ledger.verify": "Recompute the whole ledger and compare it with the signed checkpoints.",
     "lake.seal": "Turn closed days into Parquet.",
-    "blobs.fsck": "Read every blob and name what is damaged or stray.",
+    "blobs.fsck": "Read every blob and name what is damaged, missing, stray or orphaned.",
 }
 """What the page offers to start, in words."""
 
