@@ -241,6 +241,7 @@ def open_platform(
             gateway_url=lambda: gateway_url(settings),
             vault=lambda: open_vault(folder / "keys" / "root.key"),
             clock=clock,
+            at_once=settings.gateway.batch_concurrency,
         )
         known = {
             **workflows(settings, ledger=ledger, lake=lake, blobs=blobs, clock=clock),

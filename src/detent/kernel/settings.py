@@ -48,6 +48,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: Annotated[Bytes, Meta(description="Largest request body.")] = 32 * 1024 * 1024
     max_depth: Annotated[int, Meta(ge=4, le=512, description="Deepest nesting of JSON accepted.")] = 64
     max_parts: Annotated[int, Meta(ge=16, description="Most JSON objects (messages, parts, tools) in a body.")] = 50_000
+    batch_concurrency: Annotated[
+        int,
+        Meta(
+            ge=1, le=1024, description="Calls of one batch in flight; after a crash up to twice as many are made again."
+        ),
+    ] = 32
     metrics_hosts: Annotated[
         str, Meta(description="Names under which /metrics may be read, by comma; addresses and localhost always may.")
     ] = ""

@@ -32,8 +32,6 @@ from detent.kernel.facts import Draft
 from detent.kernel.identity import Principal, system
 from detent.kernel.ports import Blobs, JobContext, Ledger
 
-_PIECE: Final = 64
-_AT_ONCE: Final = 16
 _MAX_LINE: Final = 16 * 1024 * 1024
 _AGAIN: Final = frozenset({408, 429, 503})
 _FIRST_PAUSE: Final = 0.5
@@ -57,6 +55,7 @@ class BatchRun:
     Args:
         gateway_url: where the gateway is now.
         vault: seals the delegations that its calls are made with.
+        at_once: calls of one batch in flight; a piece is twice as many, and so is what is called again after a crash.
     """
 
     def __init__(
@@ -68,6 +67,7 @@ class BatchRun:
         gateway_url: Callable[[], str],
         vault: Callable[[], Vault],
         clock: Clock,
+        at_once: int = 32,
     ) -> None:
         self._ledger = ledger
         self._blobs = blobs
@@ -75,6 +75,7 @@ class BatchRun:
         self._gateway_url = gateway_url
         self._vault = vault
         self._clock = clock
+        self._at_once = at_once
 
     def run(self, context: JobContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """The calls of a batch in JSON Lines, one by one, as OpenAI's batch API describes it."""
@@ -167,7 +168,7 @@ class BatchRun:
         for raw, behind in self._lines(batch, offset):
             lines.append(_read_line(raw, 0))
             offset = behind
-            if len(lines) == _PIECE:
+            if len(lines) == 2 * self._at_once:
                 break
         answers = asyncio.run(self._call_all(batch, lines))
         good = b"".join(answer for answer, fine in answers if fine)
@@ -182,7 +183,7 @@ class BatchRun:
 
     async def _call_all(self, batch: Batch, lines: list[_Line]) -> list[tuple[bytes, bool]]:
         client = Client(_TIMEOUTS)
-        room = asyncio.Semaphore(_AT_ONCE)
+        room = asyncio.Semaphore(self._at_once)
         try:
             lane = client.lane(read_endpoint(self._gateway_url()), allow_private=True)
 
