@@ -50,7 +50,7 @@ from detent.gateway.limits.estimate import Typical
 from detent.gateway.limits.headers import Headers
 from detent.gateway.limits.meter import FREE, Grant, Meter
 from detent.gateway.limits.rules import Asked as Wanted
-from detent.gateway.listener import CONNECTION, ClientConnection
+from detent.gateway.listener import CONNECTION, CYCLE, ClientConnection, write_whole
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.model import Band
 from detent.gateway.operations import Operation
@@ -646,6 +646,9 @@ class Call:
         ]
         if retry_after is not None:
             found.append((b"retry-after", b"%d" % max(round(retry_after), 1)))
+        cycle = self._scope.get(CYCLE)
+        if cycle is not None and write_whole(cycle, status, found, body):
+            return
         await self._send({"type": "http.response.start", "status": status, "headers": found})
         await self._send({"type": "http.response.body", "body": body})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -13,6 +13,9 @@ from detent.kernel.errors import DetentError, InvalidInput
 
 CONNECTION: Final = "detent.connection"
 """Where the application finds its connection in the ASGI scope."""
+
+CYCLE: Final = "detent.cycle"
+"""Where the application finds what answers its request, for `write_whole`."""
 
 _MAX_HEAD: Final = 64 * 1024
 _MAX_FIELDS: Final = 100
@@ -109,6 +112,7 @@ class ClientConnection(HttpToolsProtocol):
             self._patience.cancel()
             self._patience = None
         super().on_headers_complete()
+        self.scope[CYCLE] = self.cycle  # type: ignore[typeddict-unknown-key]
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -150,3 +154,22 @@ class ClientConnection(HttpToolsProtocol):
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[error.status] + head + body)
         self.transport.close()
+
+
+def write_whole(cycle: RequestResponseCycle, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+    """Answer in one piece and one write, when nothing stands in the way; False leaves it to ASGI's `send`.
+
+    The headers are our own, so nothing is checked, and hold `content-length`.
+    """
+    if cycle.flow.write_paused or cycle.disconnected or cycle.response_started or not cycle.keep_alive:
+        return False
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    parts = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        parts += (name, b": ", value, b"\r\n")
+    parts += (b"\r\n", body)
+    cycle.transport.write(b"".join(parts))
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
