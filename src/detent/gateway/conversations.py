@@ -122,7 +122,7 @@ class Conversations:
             return False
         try:
             found = _OUTPUTS.decode(response)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return False  # an error in the form of an answer
         items = [_named(item, found.id, place) for place, item in enumerate(asked.own_items())]
         saved = _Saved(found.id, project, asked.previous, items, msgspec.Raw(response))

@@ -249,6 +249,6 @@ def _usage(raw: msgspec.Raw) -> Usage | None:
         return found
     try:
         media = msgspec.json.decode(raw, type=_MediaUsage)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return Usage(media.input_tokens, media.output_tokens)

@@ -163,7 +163,7 @@ class ChatStream:
         if block.startswith(b"data: {") and lines:
             try:
                 chunks = _DECODER.decode_lines(lines.replace(b"\n\ndata: ", b"\n"))
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return self._one_by_one(block)
             hidden = False
             for chunk in chunks:
@@ -255,7 +255,7 @@ class ChatStream:
     def _take_tools(self, index: int, raw: bytes) -> None:
         try:
             calls = _TOOL_DECODER.decode(raw)
-        except msgspec.ValidationError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.characters += len(raw)
             return
         for call in calls:

@@ -36,7 +36,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     """OpenAI's usage object; None when it is malformed, negative, or its parts exceed their whole."""
     try:
         found = _DECODER.decode(raw)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     details = found.prompt_tokens_details
     cached = (details.cached_tokens if details else None) or found.prompt_cache_hit_tokens or 0

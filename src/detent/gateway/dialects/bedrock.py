@@ -280,7 +280,7 @@ def _id(id: str) -> str:
 def _input(arguments: str) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(arguments or "{}")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return {"invalid_json": arguments}
     return found if isinstance(found, dict) else {"value": found}
 

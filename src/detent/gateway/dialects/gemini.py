@@ -308,7 +308,7 @@ class _Contents:
 def _arguments(text: str) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(text or "{}")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return {"invalid_json": text}
     return found if isinstance(found, dict) else {"value": found}
 

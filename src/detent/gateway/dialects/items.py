@@ -219,7 +219,7 @@ def unwrapped(arguments: str) -> str:
     """The free text out of a function's arguments; whatever the model wrote, when that is not what it holds."""
     try:
         found = msgspec.json.decode(arguments)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return arguments
     text = found.get("input") if isinstance(found, dict) and len(found) == 1 else None
     return text if isinstance(text, str) else arguments

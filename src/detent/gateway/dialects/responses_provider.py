@@ -211,7 +211,8 @@ _KNOWN: Final = frozenset({"message", "function_call", "custom_tool_call", "reas
 
 def _known(item: object) -> bool:
     """Whether an item of an output can be told in the neutral type; what a hosted tool did cannot."""
-    return isinstance(item, dict) and item.get("type") in _KNOWN
+    kind = item.get("type") if isinstance(item, dict) else None
+    return isinstance(kind, str) and kind in _KNOWN
 
 
 def _joined(parts: Sequence[Part]) -> list[Part]:
@@ -342,7 +343,8 @@ class ResponsesReader:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.failure = BadAnswer("The provider's stream holds an event that is no JSON.")
             return
-        if isinstance(value, dict) and value.get("type") in _STEPS:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind in _STEPS:
             self.failure = BadAnswer("The provider's stream holds an event of the wrong form.")
 
     def _index(self, place: int, content: int) -> int:
@@ -359,7 +361,7 @@ class ResponsesReader:
     def _object(self, event: _Event) -> _Response | None:
         try:
             return _RESPONSES.decode(event.response)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.failure = BadAnswer("The provider's stream holds no response.")
             return None
 

@@ -214,8 +214,7 @@ class ChunkReader:
             known.id = call.id
         if not known.started and name:
             known.started = True
-            signature = google_signature(msgspec.json.decode(call.extra_content)) if given(call.extra_content) else ""
-            events.append(ToolCallStarted(known.id, name, known.place, choice, signature))
+            events.append(ToolCallStarted(known.id, name, known.place, choice, _signature(call.extra_content)))
             if known.held:
                 events.append(ToolCallDelta(known.held, known.place, choice))
         arguments = call.function.arguments if call.function else None
@@ -298,6 +297,14 @@ def _odd_delta(value: dict[str, Any]) -> _Delta:
         tool_calls=_known(value.get("tool_calls"), list[_Call]),
         function_call=_known(value.get("function_call"), _Function),
     )
+
+
+def _signature(extra: msgspec.Raw) -> str:
+    """The signature beside a call; none where nobody can read it."""
+    try:
+        return google_signature(msgspec.json.decode(extra)) if given(extra) else ""
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def _str(value: object) -> str | None:
