@@ -110,7 +110,7 @@ def test_streams(provider: str, client: str, splices: list[tuple[int, bytes]], s
 
 
 @given(SPLICES, CUTS, st.booleans())
-def test_streams_that_are_passed_on(splices: list[tuple[int, bytes]], size: int, hide: bool) -> None:  # noqa: FBT001
+def test_streams_that_are_passed_on(splices: list[tuple[int, bytes]], size: int, hide: bool) -> None:
     _read(ChatStream(hide_usage=hide, keep=1000), spoiled(STREAMS["openai"], splices), size)
 
 
