@@ -161,8 +161,9 @@ class Asking:
             way.budget.called(monotonic())
 
     def close(self) -> None:
-        """Drop what is under way: the client is gone, or there is no time left."""
+        """Let go of whatever is left: the call is over, however it ended."""
         if self.current is not None:
+            self.current.left()
             self.current.close()
 
     def _fallback(self, way: Way, error: DetentError, seen: set[str]) -> Way | None:
@@ -336,17 +337,17 @@ class Asking:
                         self.hedged = True
                         running[asyncio.create_task(self._try(second, way))] = second
                     continue
-                for task in done:
-                    attempt = running.pop(task)
+                for task in sorted(done, key=_came_to_nothing):  # of one moment, an answer goes before a failure
                     found = task.exception()
+                    if found is not None and not isinstance(found, DetentError):
+                        raise found
+                    attempt = running.pop(task)
                     if found is None:
                         self.current = attempt
                         return attempt
-                    if not isinstance(found, DetentError):
-                        raise found
                     self._fail(attempt, found)
                     error = found
-                    if not _goes_on(found):
+                    if attempt is first and not _goes_on(found):  # a hedge that is refused spoils nothing
                         raise found
                 if running:
                     self.current = next(iter(running.values()))
@@ -367,23 +368,31 @@ class Asking:
         return self._attempt(way, others.pop(0), trial, patient=True)
 
     async def _drop(self, running: dict[asyncio.Task[Any], Attempt]) -> None:
+        if not running:
+            return
         for task in running:
             task.cancel()
-        if running:
+        try:
             await asyncio.gather(*running, return_exceptions=True)
-        won = self.current is not None and self.current not in running.values()
-        for attempt in running.values():
-            if not won:
-                attempt.left()
-            else:
-                attempt.left(outrun=True)
-            if attempt is not self.current:
-                self._listener.lost(attempt)
-                attempt.close()
+        finally:  # whoever gives up this wait too leaves nothing behind
+            won = self.current not in running.values()
+            for task, attempt in running.items():
+                found = task.exception() if task.done() and not task.cancelled() else None
+                if isinstance(found, DetentError):
+                    self._fail(attempt, found)
+                    continue
+                attempt.left(outrun=won)
+                if attempt is not self.current:
+                    self._listener.lost(attempt)
+                    attempt.close()
 
     def _sticky(self, way: Way) -> str:
         kind = way.rules.sticky
         return "" if not kind else self._asker.session if kind == "session" else self._asker.user
+
+
+def _came_to_nothing(task: asyncio.Task[Any]) -> bool:
+    return task.cancelled() or task.exception() is not None
 
 
 def _failure(error: DetentError) -> Failure | None:

@@ -63,7 +63,7 @@ from detent.gateway.watched import WatchedStream
 from detent.gateway.world import Deployment, Way, World
 from detent.kernel.chat import Usage
 from detent.kernel.clock import SECOND, Clock
-from detent.kernel.errors import DetentError, StorageFailed, WorldError
+from detent.kernel.errors import BugError, DetentError, StorageFailed, WorldError
 from detent.kernel.ids import new_span_id, new_trace_id
 from detent.kernel.settings import GatewaySettings
 from detent.kernel.telemetry import Span
@@ -183,28 +183,32 @@ class Call:
     async def run(self, world: World, receive: Receive) -> None:
         """Serve it, whatever happens."""
         task = asyncio.current_task()
+        assert task is not None
         client: ClientConnection | None = self._scope.get(CONNECTION)
-        if client is not None and task is not None:
 
-            def gone() -> None:
-                self._gone = True
-                task.cancel()
+        def gone() -> None:
+            self._gone = True
+            task.cancel()
 
+        if client is not None:
             client.on_gone = gone
         try:
-            await self._serve(world, receive)
-        except DetentError as error:
-            await self._refuse(error)
+            try:
+                await self._serve(world, receive)
+            except DetentError as error:
+                await self._refuse(error)
         except asyncio.CancelledError:
-            if task is not None:
-                task.uncancel()
+            task.uncancel()
             await self._broken_off()
         finally:
-            if client is not None:
+            if client is not None and client.on_gone is gone:  # the connection's next call may have begun
                 client.on_gone = None
             if self._asking is not None:
                 self._asking.close()
-                self._asking = None  # it knows us too: without the ring nothing waits for the collector
+            if not self._recorded:  # a bug of ours, which is answered and logged where it arrives
+                self._error, self._http_status = BugError.code, BugError.status
+                self._record()
+            self._asking = None  # it knows us too: without the ring nothing waits for the collector
 
     async def _serve(self, world: World, receive: Receive) -> None:
         if not world.callable_by(self._key):
@@ -591,6 +595,10 @@ class Call:
     async def _refuse(self, error: DetentError) -> None:
         """Nothing was sent yet: the whole answer is an error."""
         self._error = error.code
+        if self._committed:  # too late for words
+            self._record()
+            self._cut_off()
+            return
         self._http_status = error.status
         body = b""
         if isinstance(error, UpstreamRejected):
@@ -623,8 +631,8 @@ class Call:
         if self._gone:
             return
         error = Draining("The gateway is stopping.", hint="Send the call again.", retry_after=1.0)
-        if self._committed and self._attempt is not None:
-            told = self._attempt.carrier.error_event(error)
+        if self._committed:
+            told = self._attempt.carrier.error_event(error) if self._attempt is not None else None
             if told is None:
                 self._cut_off()
             else:
