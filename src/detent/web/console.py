@@ -29,6 +29,7 @@ from detent.web.render import Templates
 from detent.web.security import secured, theme_of
 from detent.web.views import (
     account,
+    batches,
     budgets,
     gateway,
     home,
@@ -60,6 +61,8 @@ PAGES: Final[tuple[Page[Any], ...]] = (
     keys.PAGE,
     keys.ONE,
     budgets.PAGE,
+    batches.PAGE,
+    batches.ONE,
     jobs.PAGE,
     jobs.ONE,
     ledger.PAGE,
@@ -76,6 +79,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
     *providers.ACTIONS,
     *keys.ACTIONS,
     *budgets.ACTIONS,
+    *batches.ACTIONS,
     *jobs.ACTIONS,
     *ledger.ACTIONS,
     *users.ACTIONS,

@@ -42,9 +42,19 @@ def _hits(visit: Visit, text: str) -> Iterator[Hit]:
             if sought in route.name.casefold():
                 yield Hit(route.name, "route", f"/routes/{quote(route.name)}")
                 yield Hit(f"Traces of {route.name}", "traces", "/traces?" + urlencode({"route": route.name}))
+                if caller.may(Permission.ROUTES_WRITE):
+                    yield Hit(f"Edit {route.name}", "route", f"/routes/{quote(route.name)}/edit")
+                if caller.may(Permission.GATEWAY_CALL):
+                    yield Hit(f"Try {route.name}", "playground", "/playground?" + urlencode({"route": route.name}))
         for provider in platform.gateway.providers(caller):
             if sought in provider.name.casefold():
                 yield Hit(provider.name, "provider", f"/providers#{quote(provider.name)}")
+        for kind, rules in (("budget", platform.gateway.budgets(caller)), ("limit", platform.gateway.limits(caller))):
+            for rule in rules:
+                if sought in rule.name.casefold():
+                    yield Hit(rule.name, kind, f"/budgets#{kind}-{quote(rule.name)}")
+    if sought.startswith("batch_") and caller.may(Permission.GATEWAY_CALL):
+        yield Hit(f"Batch {text[-12:]}", "batch", f"/batches/{quote(text)}")
     if caller.may(Permission.KEYS_READ):
         for key in platform.gateway.keys(caller):
             if sought in key.name.casefold() or sought == key.id:

@@ -220,6 +220,7 @@ PAGES = (
     "/routes/-/edit",
     "/budgets",
     "/budgets?budget=each-user",
+    "/batches",
     "/playground",
     f"/playground?trace={TRACE}",
     "/models?new=1",

@@ -146,6 +146,7 @@ class World:
     people: dict[str, SignedIn]
     job: str
     key: str
+    batch: str
 
     def client(self, role: str = "") -> TestClient:
         """A browser that somebody with this role has signed in with; nobody without one."""
@@ -178,7 +179,13 @@ def opened(**settings: Any) -> Iterator[World]:
             people[role] = platform.people.sign_in_link(link.reveal())
         job = platform.jobs.start("ledger.verify", {}, project="default")
         key = platform.gateway.keys(platform.access.operator())[0].id
-        yield World(platform, app, people, job.id, key)
+        engineer = platform.access.by_cookie(people["engineer"].cookie.reveal()).principal
+        data = b'{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "x"}}\n'
+        file = platform.files.store(engineer, HOSTILE[0], "batch", data, len(data))
+        batch = platform.batches.submit(
+            engineer, input_file=file.id, endpoint="/v1/chat/completions", metadata={"note": HOSTILE[1]}
+        )
+        yield World(platform, app, people, job.id, key, batch.id)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,15 @@ from detent.web.page import Action
 
 from .conftest import PLAIN, TRACE, World
 
-SOMETHING = {"{trace_id}": TRACE, "{key_id}": "k", "{name}": "n", "{job_id}": "j", "{user_id}": "u"}
+SOMETHING = {
+    "{trace_id}": TRACE,
+    "{key_id}": "k",
+    "{name}": "n",
+    "{job_id}": "j",
+    "{batch_id}": "b",
+    "{file_id}": "f",
+    "{user_id}": "u",
+}
 
 
 def address(action: Action) -> str:

@@ -22,7 +22,7 @@ ROLE_NAMES = tuple(ROLES)
 
 def address(page: Page[Any], world: World) -> str:
     path = page.path.replace("{trace_id}", TRACE).replace("{job_id}", world.job).replace("{position}", "1")
-    return path.replace("{name}", "support-bot").replace("{key_id}", world.key)
+    return path.replace("{name}", "support-bot").replace("{key_id}", world.key).replace("{batch_id}", world.batch)
 
 
 class Markup(HTMLParser):
@@ -158,6 +158,19 @@ def test_secrets_stand_on_no_page(world: World) -> None:
                 assert not [found for found in hashes if found in answer.text]
             if answer.headers["content-type"] == "application/json":
                 assert world.csrf("admin") not in answer.text
+
+
+def test_the_palette_leads_to_what_one_may_do(world: World) -> None:
+    def found(role: str, text: str) -> set[str]:
+        return {hit["href"] for hit in world.client(role).get("/palette.json", params={"q": text}).json()}
+
+    assert found("viewer", "support-bot") == {"/routes/support-bot", "/traces?route=support-bot"}
+    assert {"/routes/support-bot/edit", "/playground?route=support-bot"} <= found("engineer", "support-bot")
+    assert "/budgets#limit-bot-at-once" in found("viewer", "bot-at")
+    assert "/budgets#budget-everything" in found("viewer", "everything")
+    assert f"/batches/{world.batch}" in found("engineer", world.batch)
+    assert found("viewer", world.batch) == set()
+    assert f"/keys/{world.key}" in found("engineer", world.key)
 
 
 # Filters

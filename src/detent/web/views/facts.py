@@ -105,6 +105,8 @@ def fact_line(fact: Fact, names: dict[str, str]) -> FactLine:
     anchor = rest if noun == "user" else subject
     if noun == "job":
         place, anchor = f"/jobs/{rest}", ""
+    if noun == "batch":
+        place, anchor = f"/batches/{rest}", ""
     if noun == "key":
         place, anchor = f"/keys/{rest}", ""
     if noun in {"budget", "limit"}:
