@@ -11,6 +11,7 @@ from detent.cli.options import DURATION, USD
 from detent.cli.shell import Noun, Shell, pass_shell
 from detent.cli.shown import budget_json, limit_json, page_json, weight_json
 from detent.cli.text import count, moment, number, table, yes
+from detent.cli.unpriced import say_unpriced, unpriced
 from detent.gateway.model import Budget, Limit, Period, Scope, Unit
 from detent.kernel.clock import SECOND
 from detent.kernel.errors import InvalidInput
@@ -196,9 +197,11 @@ def add_budget(
             hard=not soft,
             replace=replace,
         )
+        unknown = unpriced(platform, caller, platform.gateway.routes(caller)) if saved.hard else ()
     shell.show(budget_json(saved), lambda: saved.name)
     end = "calls are refused when it is spent" if saved.hard else "it only raises alerts"
     shell.say(f"Budget '{saved.name}' holds: {dollars(saved.amount)} a {saved.period} {_for(saved)}; {end}.")
+    say_unpriced(shell, unknown, hard=True)
 
 
 @budgets.command("list")

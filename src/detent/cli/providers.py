@@ -75,6 +75,8 @@ def add(
         )
     shell.show(provider_json(saved), lambda: saved.name)
     shell.say(f"Provider '{saved.name}' saved. Next: detent routes add ROUTE --to {saved.name}/MODEL")
+    if not saved.secret_id and not saved.allow_private:
+        shell.say(f"It has no credential. Give one: detent providers add {saved.name} ... --key-env VAR --replace")
 
 
 @providers.command("list")

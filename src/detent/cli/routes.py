@@ -11,6 +11,7 @@ from detent.cli.route_options import rule_options, rules_in_words, rules_of
 from detent.cli.shell import Noun, Shell, pass_shell
 from detent.cli.shown import page_json, route_json
 from detent.cli.text import details, moment, table
+from detent.cli.unpriced import say_unpriced, unpriced
 from detent.gateway.checks import parse_target, write_target
 from detent.gateway.model import Route
 
@@ -41,8 +42,11 @@ def add(shell: Shell, /, name: str, targets: tuple[str, ...], replace: bool, **f
     parsed, rules = tuple(parse_target(text) for text in targets), rules_of(flags)
     with shell.platform() as (platform, caller):
         saved = platform.gateway.save_route(caller, name, parsed, rules=rules, replace=replace)
+        unknown = unpriced(platform, caller, (saved,))
+        hard = any(budget.hard for budget in platform.gateway.budgets(caller))
     shell.show(route_json(saved), lambda: saved.name)
     shell.say(f'Route \'{saved.name}\' saved. Call it with "model": "{saved.name}".')
+    say_unpriced(shell, unknown, hard=hard)
 
 
 @routes.command("show")

@@ -184,7 +184,18 @@ def _facts_of(spans: tuple[Span, ...]) -> list[tuple[str, str]]:
         ),
         ("cost", cost(sum(costs) if costs else None) if costs or root.operation == "chat" else ""),
         ("finish", root.finish_reason),
+        ("attempts", count(root.attempts) if root.attempts > 1 else ""),
+        *[("failed", str(failed)) for failed in _listed(root, "detent.failed_attempts")],
+        ("fallback", str(root.attributes.get("detent.fallback_route", ""))),
+        ("waited", f"{root.attributes['detent.queue_seconds']} s" if "detent.queue_seconds" in root.attributes else ""),
+        ("cache", str(root.attributes.get("detent.cache", ""))),
+        ("dropped", ", ".join(str(field) for field in _listed(root, "detent.dropped_fields"))),
     ]
+
+
+def _listed(span: Span, name: str) -> list[Any]:
+    found = span.attributes.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _said(content: str) -> str:

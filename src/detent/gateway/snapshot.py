@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from detent.gateway.dialects.quirks import ENGINE
 from detent.gateway.model import (
     EMBEDDED,
     EMBEDDED_MODEL,
@@ -188,7 +189,8 @@ def compile_snapshot(sources: Sources, *, table: PriceTable, now: int) -> Snapsh
     named = {f"{r.project}/{r.name}": r for r in sources.routes}
     if sources.engine_url:
         for project in {DEFAULT_PROJECT, *(k.project for k in keys.values())}:
-            providers[f"{project}/{EMBEDDED}"] = ProviderEntry(EMBEDDED, "openai", sources.engine_url, "", True)
+            engine = ProviderEntry(EMBEDDED, "openai", sources.engine_url, "", True, ENGINE)
+            providers[f"{project}/{EMBEDDED}"] = engine
             builtin = Route(name=EMBEDDED_MODEL, project=project, targets=(Target(EMBEDDED, EMBEDDED_MODEL),))
             named.setdefault(f"{project}/{EMBEDDED_MODEL}", builtin)
     routes = {

@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 from openai import OpenAI
@@ -69,6 +70,19 @@ def test_a_stream_says_the_same(shared: Running) -> None:
     deadline = time.monotonic() + 5
     while len(seen(shared, "77120")) < 2:
         assert time.monotonic() < deadline
+
+
+def test_the_embedded_model_by_every_api(shared: Running) -> None:
+    with client(shared, "apis") as found:
+        first = found.responses.create(model="detent-tiny", input="Where is my order 48214?")
+        assert json.loads(first.output_text)["intent"]
+        again = found.responses.create(model="detent-tiny", input="And 48215?", previous_response_id=first.id)
+        assert json.loads(again.output_text)["intent"]
+        with anthropic.Anthropic(base_url=shared.gateway.removesuffix("/v1"), api_key=found.api_key) as other:
+            said = other.messages.create(
+                model="detent-tiny", max_tokens=60, messages=[{"role": "user", "content": "Where is my order 48216?"}]
+            )
+        assert said.content[0].type == "text"
 
 
 @pytest.mark.parametrize(

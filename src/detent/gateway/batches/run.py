@@ -129,7 +129,10 @@ class BatchRun:
     # The input
 
     def _validate(self, batch: Batch) -> dict[str, Any]:
-        """Read all lines once: how many there are, or what is wrong with the first bad one."""
+        """Read all lines once: how many there are, or what is wrong with the first bad one.
+
+        The words stand in a fact, so nothing of what was sent is in them.
+        """
         seen: set[str] = set()
         number = 0
         try:
@@ -137,9 +140,9 @@ class BatchRun:
                 number += 1
                 line = _read_line(raw, number)
                 if line.method != "POST" or line.url != batch.endpoint:
-                    raise InvalidInput(f"Line {number} calls {line.method} {line.url[:60]}, not POST {batch.endpoint}.")
+                    raise InvalidInput(f"Line {number} is no call of POST {batch.endpoint}.")
                 if line.custom_id in seen:
-                    raise InvalidInput(f"Line {number} repeats the custom_id '{line.custom_id[:60]}'.")
+                    raise InvalidInput(f"Line {number} repeats the custom_id of a line before it.")
                 seen.add(line.custom_id)
                 if number > MAX_LINES:
                     raise InvalidInput(f"The file holds more than {MAX_LINES} lines.")

@@ -158,6 +158,10 @@ FLAVOURS: Final[dict[str, Quirks]] = {
 }
 """By the provider's flavour; no flavour is OpenAI itself."""
 
+ENGINE: Final = "engine"
+"""Flavour of the engines that Detent starts, which nobody else can give: chat completions and nothing beside."""
+_ENGINE: Final = msgspec.structs.replace(OPENAI, own_models=False)
+
 
 def quirks_of(flavour: str, *, dialect: str = "openai", api_version: str = "") -> Quirks:
     """A provider's ways; a flavour that the table lacks counts as the maker's own.
@@ -169,7 +173,7 @@ def quirks_of(flavour: str, *, dialect: str = "openai", api_version: str = "") -
         return ANTHROPIC
     if dialect == "gemini":
         return GEMINI
-    found = FLAVOURS.get(flavour, OPENAI)
+    found = _ENGINE if flavour == ENGINE else FLAVOURS.get(flavour, OPENAI)
     if flavour == "azure" and api_version:
         path = "/openai/deployments/{model}/chat/completions?api-version=" + quote(api_version, safe="")
         return msgspec.structs.replace(found, path=path)
