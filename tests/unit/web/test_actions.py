@@ -141,6 +141,34 @@ def test_providers_and_routes_come_and_go(world: World) -> None:
     assert done("/providers/local/remove").endswith("provider-removed")
 
 
+def test_a_provider_speaks_its_own_dialect_and_is_changed(world: World) -> None:
+    client, csrf = world.client("admin"), world.csrf("admin")
+
+    def post(**form: str) -> tuple[int, str]:
+        answer = client.post("/providers", data={"csrf": csrf, "name": "claude", **form})
+        return answer.status_code, answer.text
+
+    assert post(speaks="anthropic/", credential="sk-ant-x", max_concurrency="8")[0] == 303
+    operator = world.platform.access.operator()
+    made = next(p for p in world.platform.gateway.providers(operator) if p.name == "claude")
+    assert (made.dialect, made.url, made.max_concurrency) == ("anthropic", "https://api.anthropic.com", 8)
+    opened = client.get("/providers?provider=claude")
+    assert "Change provider" in opened.text
+    assert "sk-ant-x" not in opened.text
+    fields = client.get("/providers.json?provider=claude").json()["fields"]
+    assert (fields["speaks"], fields["url"], fields["max_concurrency"]) == ("anthropic/", made.url, "8")
+    assert post(**{**fields, "max_concurrency": ""})[0] == 303
+    changed = next(p for p in world.platform.gateway.providers(operator) if p.name == "claude")
+    assert (changed.max_concurrency, changed.secret_id) == (0, made.secret_id), "the credential stays"
+    late = post(**fields)
+    assert (late[0], "not as you have read it" in late[1]) == (409, True)
+    assert 'id="wrong-speaks"' in post(speaks="klingon/")[1]
+    assert 'id="wrong-max_concurrency"' in post(speaks="openai/groq", max_concurrency="-1")[1]
+    assert "sk-typed" not in post(speaks="openai/azure", credential="sk-typed")[1]
+    assert client.get("/providers?provider=nothing").status_code == 404
+    world.platform.gateway.remove_provider(operator, "claude")
+
+
 def test_rating_twice_is_one_rating(world: World) -> None:
     client, csrf = world.client("reviewer"), world.csrf("reviewer")
     url = f"/traces/{PLAIN}/rating"

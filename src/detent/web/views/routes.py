@@ -20,6 +20,7 @@ from detent.web.views.rules import POLICIES, Rule, fallback_words, rules_of, sha
 from detent.web.views.traces import TraceLine, trace_line
 from detent.web.views.usage import usage_of
 from detent.web.visit import Form, Visit
+from detent.web.words import money
 
 _TROUBLE = frozenset({"failing", "resting", "asked to wait"})
 _RECENT = 8
@@ -124,7 +125,8 @@ def view_one(visit: Visit) -> RouteView:
     caller, gateway, name = visit.caller, visit.platform.gateway, visit.args["name"]
     route = gateway.route(caller, name)
     routes = gateway.routes(caller)
-    lines = {line.name: line for line in deployments(visit, standing_of(visit), routes)}
+    standing = standing_of(visit)
+    lines = {line.name: line for line in deployments(visit, standing, routes)}
     recent = (
         visit.platform.traces.list(caller, SpanFilter(project=caller.project, route=name), limit=_RECENT).rows
         if caller.may(Permission.TRACES_READ)
@@ -139,7 +141,7 @@ def view_one(visit: Visit) -> RouteView:
         rules=rules_of(route),
         fallbacks=tuple(_fallback(fallback) for fallback in route.fallbacks),
         shadow=route.shadow.route if route.shadow else "",
-        shadow_says=_shadow(route.shadow),
+        shadow_says=_shadow(route.shadow, standing.shadow_spent.get(f"{caller.project}/{name}", 0)),
         used_by=_used_by(route, routes),
         spent=usage_of(visit, "route", name),
         figures=_days(visit).get(name, Figures()),
@@ -152,8 +154,10 @@ def _fallback(fallback: Fallback) -> FallbackLine:
     return FallbackLine(fallback.route, fallback_words(fallback.on))
 
 
-def _shadow(shadow: Shadow | None) -> str:
-    return shadow_words(shadow.share, shadow.daily_budget) if shadow else ""
+def _shadow(shadow: Shadow | None, spent: int) -> str:
+    if shadow is None:
+        return ""
+    return shadow_words(shadow.share, shadow.daily_budget) + (f"; {money(spent)} today" if spent else "")
 
 
 def _used_by(route: Route, routes: tuple[Route, ...]) -> tuple[str, ...]:
