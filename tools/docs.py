@@ -19,6 +19,7 @@ import click
 import msgspec
 
 import detent
+from detent.gateway.operations import OPERATIONS
 from detent.kernel.errors import DetentError, every_error
 from detent.kernel.identity import ROLES, Permission
 from detent.kernel.settings import Settings, every_field
@@ -33,7 +34,8 @@ A setting is taken from, in this order: the flag of a command, the environment, 
 """
 ERRORS = """\
 Every face answers an error in one shape. `code` is stable; `message` says what went wrong and why; `hint` is the next
-step; `field` names the input at fault. On `/v1` of the gateway the shape is OpenAI's, with the same code and hint.
+step; `field` names the input at fault. On the gateway the shape is that of the client's dialect, OpenAI's or
+Anthropic's, with the same code and hint.
 
 ```json
 {"error": {"code": "not_found", "message": "There is no route 'x'.", "hint": "List them with `detent routes list`."}}
@@ -45,8 +47,14 @@ marked *at once* are chained in their own transaction on every database.
 """
 API = """\
 On the control port, for programs: send a virtual key as `Authorization: Bearer dtk_...`. The OpenAPI document is at
-`/api/v1/openapi.json`. Errors have [one shape](errors.md). Applications call models on the gateway's port instead, in
-OpenAI's dialect: `POST /v1/chat/completions`, `GET /v1/models`, and `/healthz`, `/readyz`, `/metrics`.
+`/api/v1/openapi.json`. Errors have [one shape](errors.md).
+
+Applications call models on the gateway's port instead, in OpenAI's or Anthropic's dialect:
+
+{gateway}
+
+`/v1/files` and `/v1/batches` are handed on from there to here. Beside them the gateway serves `/healthz`, `/readyz` and
+`/metrics`. [What it does with a call](../a-call.md).
 """
 CONSOLE = """\
 Pages on the control port, for people. Filters are in the URL, so a view can be sent to somebody. `.json` behind a path
@@ -221,7 +229,8 @@ def api_page() -> str:
     """Every route of the control plane, from its OpenAPI document."""
     from detent.api.document import describe
 
-    parts = [f"# HTTP API\n\n{API}"]
+    paths = "\n".join(f"- `{path}`" for path in (*OPERATIONS, "/v1/models"))
+    parts = [f"# HTTP API\n\n{API.format(gateway=paths)}"]
     by_tag: dict[str, list[tuple[str, ...]]] = {}
     for path, operations in describe()["paths"].items():
         for method, operation in operations.items():

@@ -45,3 +45,11 @@ def test_every_document_is_reachable_from_the_readme() -> None:
             (page.parent / link.partition("#")[0]).resolve() for link in links if not re.match(r"[a-z]+:|#", link)
         ]
     assert {p.relative_to(ROOT) for p in DOCUMENTS} - {p.relative_to(ROOT) for p in seen} == set()
+
+
+def test_the_index_leads_to_every_guide() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    guides = {f"guides/{path.name}" for path in (ROOT / "docs" / "guides").glob("*.md")}
+    pages = {f"reference/{path.name}" for path in (ROOT / "docs" / "reference").glob("*.md")}
+    linked = {link.partition("#")[0] for link, _ in _LINK.findall(index)}
+    assert (guides | pages) - linked == set()

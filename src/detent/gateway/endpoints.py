@@ -105,7 +105,9 @@ def default_url(dialect: Dialect, flavour: str, region: str) -> str:
     found = DEFAULT_URLS.get((dialect, flavour), "")
     if not found:
         raise InvalidInput(
-            f"A provider of flavour '{flavour}' has an address of its own.", hint="Give its base URL.", field="url"
+            f"A provider of flavour '{flavour}' has an address of its own.",
+            hint="Give its base URL, for Azure https://NAME.openai.azure.com/openai/v1.",
+            field="url",
         )
     return found.replace("{region}", region)
 
