@@ -50,6 +50,7 @@ const MOST_SHOWN = 400_000;
 const form = one<HTMLFormElement>("#play");
 let stopping: AbortController | null = null;
 let made = 0;
+let runs = 0;
 
 function part<T extends Element = HTMLElement>(name: string): T {
   return one<T>(`[data-${name}]`) as T;
@@ -331,6 +332,7 @@ async function run(): Promise<void> {
   clear(call);
   state("busy", "waiting for the first token");
   const control = (stopping = new AbortController());
+  const turn = ++runs;
   busy(true);
   const began = performance.now();
   const answer = new Answer(began, call["stream"] === true);
@@ -359,7 +361,7 @@ async function run(): Promise<void> {
   last = answer;
   const usage = answer.usage;
   if (usage) set("tokens", `${(usage.prompt_tokens ?? 0) + (usage.completion_tokens ?? 0)}`, `${usage.prompt_tokens ?? 0} in, ${usage.completion_tokens ?? 0} out`);
-  await trace(new Map(headers));
+  await trace(new Map(headers), () => turn === runs);
 }
 
 let last: Answer | null = null;
@@ -415,24 +417,27 @@ async function follow(call: object, signal: AbortSignal, answer: Answer): Promis
 }
 
 /** What the gateway recorded of the call, as soon as it is in the lake. */
-async function trace(headers: Map<string, string>): Promise<void> {
+async function trace(headers: Map<string, string>, current: () => boolean): Promise<void> {
   const id = headers.get("x-detent-trace-id") ?? "";
   const span_id = headers.get("x-request-id") ?? "";
   if (!/^[0-9a-f]{32}$/.test(id)) return;
   const at = part("trace");
   const link = make("a", { href: `/traces/${id}?span=${span_id}`, class: "mono" }, `${id.slice(0, 12)}…`);
-  at.replaceChildren("Trace ", link);
+  // A link would lead nowhere until the span is in the lake.
+  at.replaceChildren(`Trace ${id.slice(0, 12)}… is being recorded.`);
   at.hidden = false;
-  for (let tries = 0; tries < 20 && !stopping; tries += 1) {
+  for (let tries = 0; tries < 40 && current(); tries += 1) {
     const got = await fetch(`/playground/outcome.json?trace=${id}&span=${encodeURIComponent(span_id)}`, { headers: { accept: "application/json" } });
     if (!got.ok) return;
     const found = (await got.json()) as Outcome;
-    if (found.found && !stopping) {
+    if (found.found && current()) {
+      at.replaceChildren("Trace ", link);
       show(found, at);
       return;
     }
     await new Promise((wake) => setTimeout(wake, 250));
   }
+  if (current()) at.replaceChildren("Trace ", link, " is not recorded yet; see `detent status`.");
 }
 
 function show(found: Outcome, at: HTMLElement): void {
