@@ -35,6 +35,9 @@ from detent.kernel.errors import DetentError
 MAX_CONTENT: Final = 1024 * 1024
 """Characters of a request or an answer that are kept with its span at most."""
 
+_MAX_HELD: Final = 256 * 1024
+"""Bytes of a stream without output beyond which it is passed on, and nobody else takes over."""
+
 _LAST_BYTES_SECONDS: Final = 0.2
 
 
@@ -171,7 +174,9 @@ class Attempt:
 
     async def _hold(self, connection: Connection) -> None:
         stream = self.stream = self.carrier.stream(self._keep)
-        while not (stream.begun or stream.done or (stream.opened and not self._patient)):
+        while (
+            not (stream.begun or stream.done or (stream.opened and not self._patient)) and len(self.block) < _MAX_HELD
+        ):
             data = await connection.read()
             if not data:
                 raise UpstreamCut("The provider's stream ended before any output.")

@@ -41,6 +41,7 @@ from detent.gateway.errors import (
     LimitExceeded,
     MayNotCall,
     Shed,
+    TotalTimedOut,
     UnknownModel,
     UnsupportedEncoding,
     UpstreamCut,
@@ -384,7 +385,8 @@ class Call:
     def _wanted(self, way: Way, asked: Asked, deployment: Deployment | None = None) -> Wanted:
         """What the call may take, of the route's dearest deployment, or of one of them."""
         typical = self._plane.typical.expect(way.name, asked.max_tokens, answers=asked.answers)
-        usage = Usage(estimate(len(asked.messages)), typical if self._operation.kind == "chat" else 0)
+        writes = self._operation.kind == "chat" or self._operation.name == "text_completion"
+        usage = Usage(estimate(len(asked.messages)), typical if writes else 0)
         cost: int | None = 0
         for candidate in way.deployments if deployment is None else (deployment,):
             price = price_at(candidate.target, self._start)
@@ -546,6 +548,8 @@ class Call:
             block = stream.feed(data)
         if self._first is None and stream.begun:
             self._first = self._plane.clock.monotonic() - self._started
+        if attempt.slowed and isinstance(fault, TotalTimedOut):
+            attempt.left()  # it was the client that took so long
         attempt.ended(fault)
         if fault is not None:
             self._error = fault.code

@@ -58,6 +58,8 @@ _WATCH_SECONDS: Final = 0.2
 _SAVE_TICKS: Final = 5
 _SWEEP_TICKS: Final = 1500
 _PROBE_SECONDS: Final = 1.5
+_LAST_TURNS: Final = 100
+_LAST_TURN_SECONDS: Final = 0.01
 _PROBE_KEPT: Final = SECOND // 2
 _FULL_KEPT: Final = SECOND
 _ADDRESS: Final = re.compile(r"\d+\.\d+\.\d+\.\d+|\[[0-9a-f:.%]+\]")
@@ -391,6 +393,11 @@ class Plane:
         """Let go of everything."""
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in range(_LAST_TURNS):  # calls that were told to end do so and are recorded
+            if not self._inflight:
+                break
+            await asyncio.sleep(_LAST_TURN_SECONDS)
         await self.shadows.stop()
         self._writer.shutdown(wait=True)
         await self.meter.stop()
@@ -444,7 +451,8 @@ class Plane:
         if found is None:
             return
         self.world, problems = build_world(found, self._vault, self._client, self.yard)
-        self.meter.configure(found.limits, found.budgets)
+        longest = max((way.timeouts.total for ways in self.world.ways.values() for way in ways.values()), default=0.0)
+        self.meter.configure(found.limits, found.budgets, longest=round(longest * 2 * SECOND))
         for problem in problems:
             _log.warning("%s", problem)
         _log.info(

@@ -22,9 +22,13 @@ from detent.kernel.chat import ChatRequest, Usage
 from detent.kernel.errors import DetentError, InvalidInput
 
 _BOUNDARY: Final = re.compile(rb'boundary=(?:"([^"\r\n]{1,70})"|([!-:<-~]{1,70}))', re.IGNORECASE)
-_FIELD: Final = re.compile(rb'content-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r\n|$)', re.IGNORECASE)
+_BOUNDARIES: Final = re.compile(rb"boundary[*\d\s]*=", re.IGNORECASE)
+_DISPOSITION: Final = re.compile(rb"content-disposition\s*:", re.IGNORECASE)
+_NAME: Final = re.compile(rb';\s*name([*\d]*)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)', re.IGNORECASE)
 _MAX_PART_HEAD: Final = 16 * 1024
 _MAX_PARTS: Final = 256
+_MAX_LINE: Final = 1024 * 1024
+_LIBRARY: Final = "Let your HTTP library write it."
 _ABSENT: Final = msgspec.Raw()
 
 
@@ -61,8 +65,9 @@ class ProxyBody:
 
     @property
     def max_tokens(self) -> int | None:
-        """Nobody asks for a limit here."""
-        return None
+        """As text completions have it; the others know no such limit."""
+        found = bytes(self._fields.get("max_tokens", _ABSENT))
+        return int(found) if found.isdigit() and len(found) < 10 else None
 
     @property
     def answers(self) -> int:
@@ -125,26 +130,49 @@ def read_proxied(raw: bytes, content_type: str, *, max_depth: int) -> ProxyBody:
 
 
 def _model_field(raw: bytes, content_type: str) -> tuple[int, int]:
-    """Where the value of the form's field `model` begins and ends."""
-    found = _BOUNDARY.search(content_type.encode("latin-1", "replace"))
-    if found is None:
-        raise MalformedBody("The form's content type has no boundary.", hint="Let your HTTP library write it.")
+    """Where the value of the form's field `model` begins and ends.
+
+    A form that somebody else might read in another way is refused: else the model that was checked and priced here
+    need not be the one that is called there.
+    """
+    said = content_type.encode("latin-1", "replace")
+    found = _BOUNDARY.search(said)
+    if found is None or len(_BOUNDARIES.findall(said)) != 1:
+        raise MalformedBody("The form's content type has no boundary, or several.", hint=_LIBRARY)
     mark = b"--" + (found[1] or found[2])
+    place: tuple[int, int] | None = None
     at = raw.find(mark)
     if at != 0 and raw[max(at - 2, 0) : max(at, 0)] != b"\r\n":
-        raise MalformedBody("The form does not begin with its boundary.", hint="Let your HTTP library write it.")
+        raise MalformedBody("The form does not begin with its boundary.", hint=_LIBRARY)
     for _ in range(_MAX_PARTS):
         head = at + len(mark) + 2
-        if raw[head - 2 : head] != b"\r\n":
+        if raw[head - 2 : head] == b"--":
             break
         start = raw.find(b"\r\n\r\n", head - 2, head + _MAX_PART_HEAD) + 4
         end = raw.find(b"\r\n" + mark, max(start - 2, 0))
-        if start < 4 or end < 0:
-            raise MalformedBody("The form is cut short.", hint="Let your HTTP library write it.")
-        if _FIELD.search(raw, head, start):
-            return start, max(end, start)
+        if start < 4 or end < 0 or raw[head - 2 : head] != b"\r\n":
+            raise MalformedBody("The form is cut short.", hint=_LIBRARY)
+        if _name(raw[head : start - 4]) == b"model":
+            if place is not None:
+                raise InvalidInput("The form has two fields 'model'.", hint="Send one.", field="model")
+            place = start, max(end, start)
         at = end + 2
-    raise InvalidInput("The form has no field 'model'.", hint="Send a route's name.", field="model")
+    else:
+        raise MalformedBody(f"The form has more than {_MAX_PARTS} parts.", hint="Send fewer.")
+    if place is None:
+        raise InvalidInput("The form has no field 'model'.", hint="Send a route's name.", field="model")
+    return place
+
+
+def _name(head: bytes) -> bytes:
+    """The name of the field whose part has this head; empty where it has none."""
+    lines = head.split(b"\r\n")
+    said = [line for line in lines if _DISPOSITION.match(line)]
+    names = [found for line in said for found in _NAME.findall(line)]
+    folded = any(line[:1] in (b" ", b"\t") for line in lines)
+    if folded or len(said) > 1 or len(names) > 1 or any(star or b"\\" in name for star, name in names):
+        raise MalformedBody("A part of the form is named in more than one way.", hint=_LIBRARY)
+    return b"".join(name.strip(b'"') for _, name in names)
 
 
 class RawStream:
@@ -176,6 +204,49 @@ class RawStream:
     def output(self) -> bytes:
         """What was said is not text."""
         return b""
+
+
+class _Text(msgspec.Struct):
+    text: str | None = None
+
+
+class _TextChunk(msgspec.Struct):
+    id: str | None = None
+    model: str | None = None
+    choices: list[_Text] | None = None
+    usage: msgspec.Raw = _ABSENT
+
+
+_TEXTS: Final = msgspec.json.Decoder(_TextChunk)
+
+
+class TextStream(RawStream):
+    """Events that are passed on as they come, and looked into for what they cost: a streamed text completion."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tail = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """All of it."""
+        *lines, tail = (self._tail + data).split(b"\n")
+        self._tail = tail if len(tail) <= _MAX_LINE else b""
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._look(line[5:].strip())
+        return super().feed(data)
+
+    def _look(self, data: bytes) -> None:
+        try:
+            chunk = _TEXTS.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return
+        self.id, self.model = self.id or chunk.id or "", self.model or chunk.model or ""
+        self.characters += sum(len(choice.text or "") for choice in chunk.choices or ())
+        if given(chunk.usage):
+            self.usage = _usage(chunk.usage) or self.usage
 
 
 class Proxied:
@@ -229,7 +300,7 @@ class Proxied:
     def stream(self, keep: int) -> RawStream:
         """The provider's bytes."""
         del keep
-        return RawStream()
+        return TextStream() if self._body.stream and self._operation.by_tokens else RawStream()
 
     def error_event(self, error: DetentError) -> bytes | None:
         """There is no word for it: the connection is cut, so that nobody takes the answer for complete."""

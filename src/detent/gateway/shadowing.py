@@ -15,7 +15,7 @@ import msgspec
 from detent.gateway.asking import Asker, Asking
 from detent.gateway.attempt import Attempt
 from detent.gateway.dialects.port import Asked
-from detent.gateway.errors import UpstreamCut
+from detent.gateway.errors import Draining, UpstreamCut
 from detent.gateway.limits.meter import FREE, Grant
 from detent.gateway.metrics import Metrics, label
 from detent.gateway.operations import Operation
@@ -25,7 +25,7 @@ from detent.gateway.snapshot import price_at
 from detent.gateway.world import Deployment, Way, World
 from detent.kernel.chat import Usage
 from detent.kernel.clock import Clock
-from detent.kernel.errors import DetentError
+from detent.kernel.errors import BugError, DetentError
 from detent.kernel.ids import new_span_id
 from detent.kernel.telemetry import Span
 
@@ -134,12 +134,16 @@ class _Copy:
 
     async def run(self) -> None:
         """Ask, read the answer to its end, and record it."""
-        error = ""
+        error = BugError.code
         try:
             attempt = await self._asking.open()
             await self._read(attempt)
+            error = ""
         except DetentError as found:
             error = found.code
+        except asyncio.CancelledError:
+            error = Draining.code
+            raise
         finally:
             self._end(error)
 

@@ -374,15 +374,17 @@ class Connection(asyncio.Protocol):
             self._transport.write(head)
 
     async def write(self, data: bytes) -> None:
-        """Send more of a request's body, as fast as the other side takes it.
+        """Send more of a request's body, as fast as the other side takes it; nothing once it has answered.
 
         Raises:
             WorldError: the exchange has failed meanwhile.
         """
-        while self._writing_paused and self._error is None:
+        while self._writing_paused and self._error is None and not self._head_done:
             await self._wait()
         if self._error is not None:
             raise self._error
+        if self._head_done:
+            return
         if self._closed or self._transport is None:
             raise self._cut()
         self._deadline = self._loop.time() + self._timeouts.first_token

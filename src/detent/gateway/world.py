@@ -247,11 +247,14 @@ class Yard:
         return found
 
     def keep(self, ways: Iterable[Way]) -> None:
-        """Forget deployments and routes that the snapshot no longer has. Calls in flight keep what they hold."""
+        """Forget deployments and routes that the snapshot no longer has, once no call is at them any more.
+
+        One that comes back while its old calls are still at it would else be taken for idle.
+        """
         ways = tuple(ways)
         self.fleet.keep((c for way in ways for c in way.candidates), (f"{way.project}/{way.name}" for way in ways))
         names = {deployment.name for way in ways for deployment in way.deployments}
-        self.gates = {name: gate for name, gate in self.gates.items() if name in names}
+        self.gates = {name: gate for name, gate in self.gates.items() if name in names or gate.busy}
 
 
 def build_world(

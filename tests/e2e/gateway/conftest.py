@@ -65,6 +65,7 @@ class Upstream:
         self.connections = 0
         self.gone = threading.Event()
         self._scripts: list[tuple[Step, ...]] = [(answer(b"{}"), KEEP)]
+        self._refusal = b""
         self._context = context
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = int(self._listening.getsockname()[1])
@@ -81,6 +82,10 @@ class Upstream:
         self._scripts = list(scripts)
         self.requests.clear()
         self.gone.clear()
+
+    def refuse_unread(self, refusal: bytes) -> None:
+        """Answer so as soon as a head has come, and read nothing of its body."""
+        self._refusal = refusal
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -106,6 +111,11 @@ class Upstream:
                 connection = self._context.wrap_socket(connection, server_side=True)
             self._open.add(connection)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._refusal:
+                time.sleep(0.3)  # the body comes meanwhile, more than fits on the way
+                connection.sendall(self._refusal)
+                self.gone.wait(5)
+                return
             while (request := self._read(connection)) is not None:
                 self.requests.append(request)
                 steps = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]

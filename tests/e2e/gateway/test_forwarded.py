@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
+import socket
 from collections.abc import Callable
+from http.client import IncompleteRead
 from types import ModuleType
 from typing import Any
 
@@ -47,6 +51,45 @@ def test_a_body_goes_through(start: Callable[..., Any], tools: ModuleType, upstr
     assert got.status == 200
     assert upstream.requests[-1].raw == data
     assert upstream.requests[-1].headers["content-type"] == "multipart/form-data; boundary=x"
+
+
+def test_an_answer_before_the_body_is_over_is_the_answer(
+    start: Callable[..., Any], tools: ModuleType, upstream: Any
+) -> None:
+    """Whoever refuses a large body early is heard, and nobody waits for it to take the rest."""
+    worker = begin(start, tools, upstream)
+    refusal = tools.answer(b'{"error": {"code": "too_large"}}', "413 Content Too Large")
+    upstream.refuse_unread(refusal)
+    with socket.create_connection(("127.0.0.1", worker.port), timeout=10) as client:
+        client.sendall(b"POST /v1/files HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        piece = tools.chunk(bytes(65536))
+        client.settimeout(10)
+        with contextlib.suppress(OSError):
+            for _ in range(400):
+                client.sendall(piece)
+                if select.select([client], [], [], 0)[0]:
+                    break
+        assert client.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_answer_that_breaks_off_breaks_off(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:
+    worker = begin(start, tools, upstream)
+    upstream.script((b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf", tools.RESET))
+    got = worker.ask("GET", "/v1/files/file_1/content", None, {})
+    with pytest.raises((IncompleteRead, ConnectionError)):
+        got.read()
+    assert worker.get("/healthz").status == 200
+    assert b"Traceback" not in worker.errors.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "OPTIONS", "PATCH"])
+def test_other_methods_are_refused_here(
+    start: Callable[..., Any], tools: ModuleType, upstream: Any, method: str
+) -> None:
+    worker = begin(start, tools, upstream)
+    upstream.requests.clear()
+    assert worker.ask(method, "/v1/files", None, {}).status == 405
+    assert not upstream.requests
 
 
 def test_errors_are_the_control_planes(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:

@@ -174,7 +174,7 @@ FORM = "multipart/form-data; boundary=b"
         (FORM, b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nm', "malformed_json"),
         (FORM, b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\n\r\n--b--\r\n', "invalid_input"),
         (FORM, b"", "malformed_json"),
-        (FORM, b"--b", "invalid_input"),
+        (FORM, b"--b", "malformed_json"),
         ("multipart/form-data", b"--b--", "malformed_json"),
         ("application/json", b'{"input": "x"}', "invalid_input"),
         ("application/json", b"[]", "invalid_input"),

@@ -32,7 +32,7 @@ from detent.gateway.routing import Fleet, HedgeClock
 from detent.gateway.shadowing import Shadows
 from detent.gateway.snapshot import KeyEntry, TargetEntry
 from detent.gateway.upstream import Connection, Lane, Timeouts
-from detent.gateway.world import Deployment, Seat, Way, World
+from detent.gateway.world import Deployment, Seat, Way, World, Yard
 from detent.guard.addresses import read_endpoint
 from detent.kernel.clock import FixedClock
 from detent.kernel.errors import DetentError
@@ -492,6 +492,29 @@ def test_the_first_ones_refusal_is_the_answer(folder: Path) -> None:
         assert await stage.ask() == (400, MISTAKE)
         stage.assert_nothing_is_held()
         stage.assert_books_agree()
+
+    played(scene)
+
+
+# Swaps
+
+
+def test_a_deployment_that_comes_back_is_known_while_calls_are_at_it() -> None:
+    async def scene() -> None:
+        yard = Yard(lambda: 0.5, FixedClock())
+        gate, health = yard.gate("a/b/c", Queue(), 1), yard.fleet.health("a/b/c")
+        permit = gate.try_enter(0.0)
+        trial = yard.fleet.candidate("a/b/c", Breaker(), 0.0).begin(0.0)
+        assert permit is not None
+        assert trial is not None
+        yard.keep(())
+        assert yard.gate("a/b/c", Queue(), 1) is gate
+        assert yard.fleet.health("a/b/c") is health
+        permit.give_back(1.0)
+        trial.abandoned()
+        yard.keep(())
+        assert yard.gate("a/b/c", Queue(), 1) is not gate
+        assert yard.fleet.health("a/b/c") is not health
 
     played(scene)
 

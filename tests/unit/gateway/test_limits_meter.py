@@ -289,6 +289,20 @@ def test_what_nobody_settles_lapses_and_a_late_settle_is_charged(quotas: MemoryQ
     run(work)
 
 
+def test_a_call_may_take_as_long_as_its_route_lets_it(quotas: MemoryQuotas, clock: FixedClock) -> None:
+    async def work() -> None:
+        meter = meter_of(quotas, clock, SLOTS, longest=HOUR)
+        meter.configure({"shop": (SLOTS,)}, {}, longest=3 * HOUR)
+        grant = now(meter, asked())
+        clock.advance(HOUR + 1)
+        await meter.tick()
+        assert levels(quotas) == {"slots": (0, 1)}
+        assert grant.settle(0, 0)
+        assert levels(quotas) == {"slots": (0, 0)}
+
+    run(work)
+
+
 def test_headers_say_where_the_tightest_limit_stands(quotas: MemoryQuotas, clock: FixedClock) -> None:
     wide = Limit(name="wide", project="shop", scope="project", unit="requests", amount=100, window_seconds=3600)
     grant = now(meter_of(quotas, clock, wide, RPM, TPM, SLOTS, MONTH), asked())

@@ -204,6 +204,11 @@ class Gate:
         if self._line.size:
             self._drain(self._scheduler.time())
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is in or waits."""
+        return self._in_flight > 0 or self._line.size > 0
+
     def try_enter(self, now: float) -> Permit | None:
         """A permit if there is room. Whoever waits has no room before it, so nobody is overtaken."""
         if self._in_flight >= self._limit.room:

@@ -270,7 +270,7 @@ class Meter:
         self._clock = clock
         self._sender = sender
         self._unreachable = unreachable
-        self._longest = longest
+        self._usual = self._longest = longest
         self._patience = patience
         self._stands = stands
         self._count = count
@@ -286,8 +286,15 @@ class Meter:
         self._trim: dict[Account, None] = {}
         self._pool: Executor | None = (executor or ThreadPoolExecutor(1, "quotas")) if quotas.remote else None
 
-    def configure(self, limits: Mapping[str, Iterable[Limit]], budgets: Mapping[str, Iterable[Budget]]) -> None:
-        """Take the rules of a snapshot. What is used and reserved stays."""
+    def configure(
+        self, limits: Mapping[str, Iterable[Limit]], budgets: Mapping[str, Iterable[Budget]], *, longest: int = 0
+    ) -> None:
+        """Take the rules of a snapshot. What is used and reserved stays.
+
+        Args:
+            longest: ns that a call may take by it, when that is longer than usual.
+        """
+        self._longest = max(self._usual, longest)
         self._rules = rules_by_project(limits, budgets)
         self._matches = {}
 

@@ -453,9 +453,9 @@ class Fleet:
         rules: dict[str, set[Breaker]] = {}
         for candidate in candidates:
             rules.setdefault(candidate.health.name, set()).add(candidate.circuit.rules)
-        self._healths = {name: health for name, health in self._healths.items() if name in rules}
+        self._healths = {n: health for n, health in self._healths.items() if n in rules or health.in_flight}
         for name, health in self._healths.items():
-            health.keep_circuits(rules[name])
+            health.keep_circuits(rules.get(name, set()))
         kept = set(routes)
         self._budgets = {name: budget for name, budget in self._budgets.items() if name in kept}
 
