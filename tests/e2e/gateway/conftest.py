@@ -66,6 +66,7 @@ class Upstream:
         self.gone = threading.Event()
         self._scripts: list[tuple[Step, ...]] = [(answer(b"{}"), KEEP)]
         self._refusal = b""
+        self._streamed: tuple[Step, ...] = ()
         self._context = context
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = int(self._listening.getsockname()[1])
@@ -82,6 +83,10 @@ class Upstream:
         self._scripts = list(scripts)
         self.requests.clear()
         self.gone.clear()
+
+    def stream_to(self, script: tuple[Step, ...]) -> None:
+        """Say what those get who ask for a stream, whatever others get."""
+        self._streamed = script
 
     def refuse_unread(self, refusal: bytes) -> None:
         """Answer so as soon as a head has come, and read nothing of its body."""
@@ -119,6 +124,8 @@ class Upstream:
             while (request := self._read(connection)) is not None:
                 self.requests.append(request)
                 steps = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+                if self._streamed and b'"stream":true' in request.raw.replace(b" ", b""):
+                    steps = self._streamed
                 if not self._play(connection, steps):
                     break
         except OSError:
