@@ -206,7 +206,7 @@ def test_an_unpriced_call_is_refused_under_a_hard_budget_only(quotas: MemoryQuot
     meter = meter_of(quotas, clock, SOFT)
     now(meter, asked(cost=None)).settle(5, None)
     configure(meter, SOFT, MONTH)
-    with pytest.raises(PriceUnknown, match="no price is known"):
+    with pytest.raises(PriceUnknown, match="no price is known for a model of the route"):
         now(meter, asked(1, cost=None))
 
 

@@ -327,9 +327,10 @@ class Meter:
             return self._open[asked.id]
         needs = _needs(asked)
         if asked.cost is None and match.hard is not None:
+            what = f"the model {asked.model}" if asked.model else f"a model of the route '{asked.route}'"
             raise PriceUnknown(
-                f"The budget '{match.hard.rule.name}' is hard, and no price is known for the model.",
-                hint="Set a price for it (0 where it costs nothing), or make the budget one that only alerts.",
+                f"The budget '{match.hard.rule.name}' is hard, and no price is known for {what}.",
+                hint="See `detent models list`, set a price (0 where it costs nothing), or make the budget a soft one.",
                 field="model",
             )
         if self._pool is not None:

@@ -268,7 +268,9 @@ class _Import:
             self._literal[name] = Secret(literal)
             self._variables[name] = variable_for(name)
             self._changed(f"{place}.api_key", LITERAL)
-        elif kind.dialect != "bedrock" and not key and not base and not private:
+        elif kind.dialect == "bedrock" and not key:
+            self._changed(place, f"LiteLLM finds AWS credentials where it runs, Detent does not. {AWS}")
+        elif not key and not base and not private:
             self._variables[name] = CUSTOMARY.get(prefix, f"{prefix.upper()}_API_KEY")
             self._changed(place, "The file names no credential: LiteLLM's customary variable is taken.")
         return name

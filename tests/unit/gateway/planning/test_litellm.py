@@ -234,6 +234,7 @@ def test_servers_of_ones_own_and_other_makers() -> None:
     assert said(found, "model_list[6]") == [("left_out", "Detent does not know the provider 'petals'.")]
     assert "NOT_SET" in said(found, "model_list[7]")[0][1]
     assert said(found, "model_list[8]") == [("left_out", "The provider cannot be used: look at its url.")]
+    assert any("LiteLLM finds AWS credentials" in words for _how, words in said(found, "model_list[3]"))
     everything = repr(found) + write_toml(made)
     for secret in ("sk-literal-key", "pass-word", "AKIASECRET"):
         assert secret not in everything
