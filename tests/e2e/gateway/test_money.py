@@ -1,4 +1,4 @@
-"""Three workers, one budget, calls of all kinds, and a worker that is killed: the money adds up and nothing stays held."""
+"""Three workers, one budget, and one of them killed under load: the money adds up and nothing stays held."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPException
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from detent.gateway.limits.host import HostQuotas
+from detent.gateway.limits.rules import place_of
 from detent.gateway.model import Budget, Limit
 from detent.gateway.snapshot import publish
+from detent.kernel.clock import Clock, SystemClock
+from detent.kernel.quotas import LEASE, Level
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +31,37 @@ CALLERS = 6
 WORKERS = 3
 
 
-def test_a_budget_holds_over_workers_that_are_killed(start: Callable[..., Any], tools: ModuleType, upstream: Any) -> None:
+class Later(SystemClock):
+    """The time at which the leases of all who are dead by now are over."""
+
+    def monotonic(self) -> int:
+        return super().monotonic() + LEASE
+
+
+class Counters:
+    """The host's counters as they will be."""
+
+    def __init__(self, levels: tuple[Level, ...]) -> None:
+        self._levels = levels
+
+    def held(self) -> dict[str, int]:
+        return {level.key: level.held for level in self._levels}
+
+    def used(self, measure: str) -> int:
+        return sum(level.used for level in self._levels if place_of(level.key).measure == measure)
+
+
+def quotas_of(home: Path, clock: Clock) -> Counters:
+    quotas = HostQuotas(home / "run" / "quotas", clock=clock)
+    try:
+        return Counters(quotas.levels("default"))
+    finally:
+        quotas.close()
+
+
+def test_a_budget_holds_over_workers_that_are_killed(
+    start: Callable[..., Any], tools: ModuleType, upstream: Any
+) -> None:
     slots = Limit(name="slots", project="default", scope="project", unit="concurrency", amount=50)
     month = Budget(name="month", project="default", scope="project", amount=CALLS * CALL)
 
@@ -92,6 +127,15 @@ def test_a_budget_holds_over_workers_that_are_killed(start: Callable[..., Any], 
     assert sum(span.cost for span in spans) <= month.amount
     assert sum(span.cost for span in spans) >= month.amount - (WORKERS + CALLERS) * 3 * CALL
     assert len({span.trace_id for span in spans}) == len(spans)
+
+    at_most = 2 * CALLERS  # calls were out when a worker was killed; all others have given their slots back
+    assert (
+        sum(held for key, held in quotas_of(workers[0].home, SystemClock()).held().items() if "slots" in key) <= at_most
+    )
+    later = quotas_of(workers[0].home, Later())
+    assert {place_of(key).measure: held for key, held in later.held().items() if held} == {}
+    charged = later.used("money")
+    assert sum(span.cost for span in spans) <= charged <= month.amount
 
     # A budget that was raised lets calls through at once, on every worker, and no slot is taken by the dead.
     publish(published(2, month.amount + 10 * CALLS * CALL, 50), workers[0].home / "snapshot")
