@@ -78,6 +78,9 @@ _TRACEPARENT: Final = re.compile(
 )
 _log = logging.getLogger("detent.gateway")
 _LABEL: Final = re.compile(r"[\x20-\x7e]{1,200}")
+_PASSED: Final = re.compile(rb"[\x20-\x7e]{1,4096}")
+"""A header that goes along; lists of betas are long, and one that was left out would be missed."""
+
 _BANDS: Final = {"interactive": 0, "default": 1, "batch": 2}
 _STREAM_HEADERS: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -441,7 +444,8 @@ class Call:
         if self._operation.dialect != "anthropic":
             return ()
         names = (b"anthropic-version", b"anthropic-beta")
-        return tuple((name.decode(), value) for name in names if (value := self._sent(name)))
+        said = ((name, self._headers.get(name, b"")) for name in names)
+        return tuple((name.decode(), value.decode()) for name, value in said if _PASSED.fullmatch(value))
 
     def _band(self, way: Way) -> Band:
         """The route's priority, or a lower one that key or client ask for."""

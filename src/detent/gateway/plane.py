@@ -213,7 +213,10 @@ class Plane:
             key = world.keys_by_id.get(found.key_id)
             if key is None or key.project != found.project or (key.expires and now >= key.expires):
                 raise _invalid_key(token)
-            return msgspec.structs.replace(key, priority=found.priority)
+            routes = tuple(r for r in found.routes if not key.routes or r in key.routes) if found.routes else key.routes
+            if found.routes and not routes:  # none is left, and no routes would mean all
+                raise _invalid_key(token)
+            return msgspec.structs.replace(key, routes=routes, priority=found.priority)
         may = (Permission.GATEWAY_CALL,)
         return KeyEntry("", found.project, found.routes, found.expires, may, found.priority, found.user_id)
 

@@ -193,18 +193,19 @@ def test_anthropic_client_streams_from_openai(stage: Stage, tools: ModuleType) -
 def test_anthropic_client_at_anthropic_passes_everything(stage: Stage, tools: ModuleType) -> None:
     thinking = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
     whole(stage.claude, tools, {**message(thinking, text("Hi")), "own_field": 1})
+    betas = ["context-1m-2025-08-07", *(f"something-that-is-new-2026-01-{day}" for day in range(10, 28))]
     answer = stage.anthropic.beta.messages.create(
         model="claude",
         max_tokens=4096,
         thinking={"type": "enabled", "budget_tokens": 2048},
         system=[{"type": "text", "text": "Long.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
         messages=ASK,  # type: ignore[arg-type]
-        betas=["context-1m-2025-08-07"],
+        betas=betas,
         extra_body={"unheard_of": {"kept": True}},
     )
     assert [block.type for block in answer.content] == ["thinking", "text"]
     sent = stage.claude.requests[-1]
-    assert sent.headers["anthropic-beta"] == "context-1m-2025-08-07"
+    assert sent.headers["anthropic-beta"] == ",".join(betas)
     assert sent.headers["anthropic-version"] == stage.anthropic.default_headers["anthropic-version"]
     assert sent.json["unheard_of"] == {"kept": True}
     assert sent.json["system"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}

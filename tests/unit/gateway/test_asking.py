@@ -496,6 +496,26 @@ def test_the_first_ones_refusal_is_the_answer(folder: Path) -> None:
     played(scene)
 
 
+# The client's connection
+
+
+def test_the_next_call_on_a_connection_learns_that_its_client_is_gone(folder: Path) -> None:
+    """A stream's end is read off while the client already sends its next request."""
+
+    async def scene() -> None:
+        stage, client = Stage(folder, Provider(STREAMED)), Client()
+        task = stage.start(client=client, stream=True)
+        while not stage.sent or stage.sent[-1].get("more_body", True):
+            await turns(1)
+        assert not task.done()
+        client.on_gone = following = lambda: None
+        await task
+        assert client.on_gone is following
+        stage.assert_nothing_is_held()
+
+    played(scene)
+
+
 # Swaps
 
 
