@@ -258,7 +258,9 @@ class Attempt:
         if not self.sent:
             return Usage()
         if self.stream is not None:
-            return settle(self.stream.usage, messages=messages, output_size=self.stream.characters)
+            stream = self.stream
+            finished = stream.done or bool(stream.finish_reason)
+            return settle(stream.usage, messages=messages, output_size=stream.characters, finished=finished)
         if self.said is not None:
             return settle(self.said.usage, messages=messages, output_size=self.said.size)
         return settle(None, messages=messages, output_size=0)

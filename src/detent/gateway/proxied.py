@@ -281,8 +281,11 @@ class Proxied:
         )
 
     def streams(self, headers: dict[bytes, bytes]) -> bool:
-        """Anything but JSON is passed on as it comes."""
-        return not headers.get(b"content-type", b"").lower().startswith(b"application/json")
+        """Anything but JSON is passed on as it comes; a page is of somebody else, such as a proxy in between."""
+        kind = headers.get(b"content-type", b"").lower()
+        if kind.startswith(b"text/html"):
+            raise BadAnswer("The provider answered with a page.")
+        return not kind.startswith(b"application/json")
 
     def whole(self, data: bytes) -> Said:
         """The provider's answer, looked into for its usage."""

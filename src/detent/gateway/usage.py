@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -10,6 +10,7 @@ from detent.kernel.chat import Usage
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 _BYTES_PER_TOKEN: Final = 4
+F = TypeVar("F")
 
 
 class _PromptDetails(msgspec.Struct):
@@ -47,7 +48,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     return Usage(found.prompt_tokens, found.completion_tokens, cached, written, reasoning)
 
 
-def settle(reported: Usage | None, *, messages: bytes, output_size: int) -> Usage:
+def settle(reported: Usage | None, *, messages: bytes, output_size: int, finished: bool = True) -> Usage:
     """The usage to account: the provider's, unless it gave none or claims that a real answer took no tokens.
 
     The estimate is four bytes to a token, as for English; it is marked as an estimate wherever it is shown.
@@ -55,14 +56,32 @@ def settle(reported: Usage | None, *, messages: bytes, output_size: int) -> Usag
     Args:
         messages: the request's messages as JSON.
         output_size: characters of the answer.
+        finished: whether the answer came to its end; of one that did not, the provider's figures tell the prompt, and
+            the least that the output can be.
     """
-    if reported is not None and (reported.output_tokens or not output_size):
+    if reported is None:
+        return Usage(estimate(len(messages)), estimate(output_size), estimated=True)
+    if finished and (reported.output_tokens or not output_size):
         return reported
-    return Usage(
-        reported.input_tokens if reported and reported.input_tokens else estimate(len(messages)),
-        estimate(output_size),
+    return msgspec.structs.replace(
+        reported,
+        input_tokens=reported.input_tokens or estimate(len(messages)),
+        output_tokens=max(reported.output_tokens, estimate(output_size)),
         estimated=True,
     )
+
+
+def read_figures(raw: msgspec.Raw, form: type[F]) -> F | None:
+    """A provider's usage object in the form that its dialect has; None when it is absent, or no such thing.
+
+    Read by itself, because an answer whose figures are wrong is still an answer.
+    """
+    if not raw:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=form)
+    except msgspec.MsgspecError:
+        return None
 
 
 def estimate(size: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from detent.gateway.dialects.folding import fold
 from detent.gateway.dialects.openai.answers import recorded
 from detent.gateway.dialects.port import StreamReader, StreamWriter
@@ -136,14 +138,20 @@ class WatchedStream:
             case ChoiceFinished(finish_reason=reason):
                 self.begun = True
                 self.finish_reason = self.finish_reason or reason
+                self.usage = _so_far(self.usage)  # what was told before the end is not the whole of it
             case UsageReported(usage=usage):
                 self.usage = usage
                 return
             case AnswerStarted(id=name, model=model, usage=known):
                 self.opened = True
                 self.id, self.model = self.id or name, self.model or model
-                self.usage = known or self.usage
+                self.usage = _so_far(known) or self.usage
                 return
         self.characters += size
         if self.characters <= self._keep:
             self._events.append(event)
+
+
+def _so_far(usage: Usage | None) -> Usage | None:
+    """Figures of an answer that goes on: those of the prompt hold, those of the output do not yet."""
+    return None if usage is None else replace(usage, output_tokens=0, reasoning_tokens=0, audio_output_tokens=0)

@@ -268,9 +268,9 @@ class Worker:
         connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
         return connection.getresponse()
 
-    def hang_up(self) -> None:
-        """The last client goes away, whatever it was doing."""
-        self._clients.pop().close()
+    def hang_up(self, place: int = -1) -> None:
+        """The last client, or one before it, goes away, whatever it was doing."""
+        self._clients.pop(place).close()
 
     def span(self, response: HTTPResponse | str) -> Span:
         """The span of an answered call; it is there when the answer has ended, or soon after when it was cut."""

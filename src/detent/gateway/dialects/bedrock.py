@@ -25,6 +25,7 @@ from detent.gateway.dialects.port import Outgoing
 from detent.gateway.dialects.quirks import Quirks, nearest
 from detent.gateway.dialects.thinking import budget, effort
 from detent.gateway.errors import BadAnswer, UpstreamBusy, UpstreamError, UpstreamRejected
+from detent.gateway.usage import read_figures
 from detent.kernel.chat import (
     AnswerStarted,
     AudioPart,
@@ -60,6 +61,7 @@ _METADATA: Final = re.compile(r"[A-Za-z0-9\s:_@$#=/+,.-]{1,256}")
 _UNNAMED: Final = re.compile(r"[^A-Za-z0-9\s()\[\]-]+")
 _TIERS: Final = frozenset({"priority", "default", "flex", "reserved"})
 _LEAST_BUDGET: Final = 1024
+_ABSENT: Final = msgspec.Raw()
 _IMAGES: Final = {
     "image/png": "png",
     "image/jpeg": "jpeg",
@@ -166,7 +168,7 @@ class BedrockProvider:
             "",
             Message("assistant", parts),
             _STOPS.get(found.stop_reason, "error"),
-            found.usage.neutral() if found.usage else None,
+            _counted(found.usage),
             _stop_sequence(found.additional_model_response_fields),
         )
 
@@ -492,7 +494,7 @@ class _Usage(msgspec.Struct, rename="camel"):
     def neutral(self) -> Usage | None:
         """The figures; None when they cannot be right. Cached tokens are counted beside the input there."""
         cached, written = self.cache_read_input_tokens, self.cache_write_input_tokens
-        if min(self.input_tokens, self.output_tokens, cached, written) < 0:
+        if min(self.input_tokens, self.output_tokens, cached, written) < 0 or not self.input_tokens + cached + written:
             return None
         return Usage(self.input_tokens + cached + written, self.output_tokens, cached, written)
 
@@ -500,7 +502,7 @@ class _Usage(msgspec.Struct, rename="camel"):
 class _Answer(msgspec.Struct, rename="camel"):
     output: _Output | None = None
     stop_reason: str = ""
-    usage: _Usage | None = None
+    usage: msgspec.Raw = _ABSENT
     additional_model_response_fields: Any = None
     message: str = ""
 
@@ -520,7 +522,7 @@ class _Event(msgspec.Struct, rename="camel"):
     delta: _Delta | None = None
     start: _Start | None = None
     stop_reason: str = ""
-    usage: _Usage | None = None
+    usage: msgspec.Raw = _ABSENT
     additional_model_response_fields: Any = None
     message: str = ""
     original_message: str = ""
@@ -542,6 +544,11 @@ def _parts(block: _Block) -> Iterator[Part]:
         yield TextPart("".join(piece.text for piece in block.citations_content.content))
     elif block.image is not None and block.image.source is not None:
         yield ImagePart(data=block.image.source.bytes, media_type=f"image/{block.image.format}")
+
+
+def _counted(raw: msgspec.Raw) -> Usage | None:
+    figures = read_figures(raw, _Usage)
+    return figures.neutral() if figures is not None else None
 
 
 def _stop_sequence(fields: object) -> str:
@@ -604,7 +611,7 @@ class BedrockReader:
                 stop = _stop_sequence(found.additional_model_response_fields)
                 out.append(ChoiceFinished(_STOPS.get(found.stop_reason, "error"), 0, stop))
             case "metadata":
-                if found.usage is not None and (usage := found.usage.neutral()) is not None:
+                if (usage := _counted(found.usage)) is not None:
                     out.append(UsageReported(usage))
             case _:
                 pass

@@ -26,6 +26,7 @@ from detent.gateway.dialects.schemas import reduced
 from detent.gateway.dialects.thinking import budget, effort
 from detent.gateway.errors import BadAnswer, UpstreamBusy, UpstreamError
 from detent.gateway.surrogates import mended
+from detent.gateway.usage import read_figures
 from detent.kernel.chat import (
     AnswerStarted,
     AudioPart,
@@ -60,6 +61,7 @@ _NO_SIGNATURE: Final = "skip_thought_signature_validator"
 _MAX_BARE: Final = 64 * 1024
 _MAX_STOPS: Final = 5
 _UNSAID: Final = ("parallel_tool_calls", "user", "metadata", "service_tier")
+_ABSENT: Final = msgspec.Raw()
 _ENCODER: Final = msgspec.json.Encoder()
 _FINISHES: Final[dict[str, FinishReason]] = {
     "STOP": "stop",
@@ -126,7 +128,7 @@ class _Usage(msgspec.Struct, rename="camel"):
         inputs = self.prompt_token_count + self.tool_use_prompt_token_count
         outputs = self.candidates_token_count + self.thoughts_token_count
         cached, thoughts = self.cached_content_token_count, self.thoughts_token_count
-        if min(inputs, outputs, cached, thoughts) < 0 or cached > inputs or thoughts > outputs:
+        if inputs <= 0 or min(outputs, cached, thoughts) < 0 or cached > inputs or thoughts > outputs:
             return None
         return Usage(inputs, outputs, cached, 0, thoughts)
 
@@ -141,7 +143,7 @@ class _Error(msgspec.Struct):
 class _Answer(msgspec.Struct, rename="camel"):
     candidates: list[_Candidate] | None = None
     prompt_feedback: _Feedback | None = None
-    usage_metadata: _Usage | None = None
+    usage_metadata: msgspec.Raw = _ABSENT
     model_version: str | None = None
     response_id: str | None = None
     error: _Error | None = None
@@ -194,7 +196,7 @@ class GeminiProvider:
         if found.error is not None:
             raise _failure(found.error)
         made = found.response_id or ""
-        usage = found.usage_metadata.neutral() if found.usage_metadata else None
+        usage = _counted(found)
         choices = [_message(candidate, made, number) for number, candidate in enumerate(found.candidates or ())]
         extra: dict[str, Any] = {}
         if not choices:
@@ -448,6 +450,11 @@ def _decoded(raw: bytes) -> _Answer | None:
     return None
 
 
+def _counted(answer: _Answer) -> Usage | None:
+    figures = read_figures(answer.usage_metadata, _Usage)
+    return figures.neutral() if figures is not None else None
+
+
 def _failure(error: _Error) -> UpstreamError | UpstreamBusy:
     said = (error.message or "without a message")[:500]
     if error.code == 429 or error.status == "RESOURCE_EXHAUSTED":
@@ -613,12 +620,11 @@ class GeminiReader:
             choice = self._choices[0] = _Choice(0)
             choice.finished = True
             out.append(ChoiceFinished("content_filter"))
-        if found.usage_metadata is not None:
-            usage = found.usage_metadata.neutral()
-            if usage is not None and usage != self._usage:
-                self._usage = usage
-                out.append(UsageReported(usage))
         self.done = bool(self._choices) and all(choice.finished for choice in self._choices.values())
+        usage = _counted(found)
+        if usage is not None and (self.done or usage != self._usage):
+            self._usage = usage
+            out.append(UsageReported(usage))
 
     def _take_bare(self, data: bytes) -> None:
         """An error as it comes without the framing that was asked for: JSON over several lines, perhaps in a list."""

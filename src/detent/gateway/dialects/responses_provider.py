@@ -21,6 +21,7 @@ from detent.gateway.dialects.responses import ENCRYPTED, OWN, REASONS
 from detent.gateway.dialects.thinking import effort
 from detent.gateway.errors import BadAnswer, UpstreamBusy, UpstreamError
 from detent.gateway.surrogates import mended
+from detent.gateway.usage import read_figures
 from detent.kernel.chat import (
     AnswerStarted,
     ChatAnswer,
@@ -45,6 +46,7 @@ from detent.kernel.chat import (
 from detent.kernel.errors import DetentError, InvalidInput
 
 _NULL: Final = msgspec.Raw(b"null")
+_ABSENT: Final = msgspec.Raw()
 
 
 class _Details(msgspec.Struct):
@@ -65,14 +67,19 @@ class _Usage(msgspec.Struct):
         cached, written = inputs.cached_tokens or 0, inputs.cache_write_tokens or 0
         reasoning = outputs.reasoning_tokens or 0
         figures = (self.input_tokens, self.output_tokens, cached, written, reasoning)
-        if min(figures) < 0 or cached + written > self.input_tokens or reasoning > self.output_tokens:
+        if (
+            not self.input_tokens
+            or min(figures) < 0
+            or cached + written > self.input_tokens
+            or reasoning > self.output_tokens
+        ):
             return None
         return Usage(*figures)
 
 
 class _Error(msgspec.Struct):
     message: str | None = None
-    code: str | None = None
+    code: str | int | None = None
     type: str | None = None
 
 
@@ -88,7 +95,7 @@ class _Response(msgspec.Struct):
     error: _Error | None = None
     incomplete_details: _Incomplete | None = None
     output: list[Any] | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = _ABSENT
     object: str | None = None
 
 
@@ -196,7 +203,7 @@ class ResponsesProvider:
             found.model or "",
             Message("assistant", tuple(_joined(parts))),
             _reason(found, parts),
-            found.usage.neutral() if found.usage else None,
+            _counted(found.usage),
             created=int(found.created_at or 0),
         )
 
@@ -259,6 +266,11 @@ def _failure(error: _Error | None) -> UpstreamError | UpstreamBusy:
     if error is not None and (error.code in _BUSY or error.type in _BUSY):
         return UpstreamBusy(f"The provider is over its limit: {said[:500]}", hint="Wait, or add a target to the route.")
     return UpstreamError(f"The provider reported an error: {said[:500]}")
+
+
+def _counted(raw: msgspec.Raw) -> Usage | None:
+    figures = read_figures(raw, _Usage)
+    return figures.neutral() if figures is not None else None
 
 
 def _reason(response: _Response, parts: Sequence[Part]) -> FinishReason:
@@ -444,7 +456,7 @@ class ResponsesReader:
         elif self._refused:
             parts.append(RefusalPart(""))
         out.append(ChoiceFinished(_reason(found, parts)))
-        if found.usage is not None and (usage := found.usage.neutral()) is not None:
+        if (usage := _counted(found.usage)) is not None:
             out.append(UsageReported(usage))
         self.done = True
 

@@ -148,7 +148,8 @@ def _read(value: dict[str, Any], content: list[Any]) -> ChatAnswer:
         reason = "stop"
     usage = fields.value("usage")
     try:
-        counted = read_usage(msgspec.convert(usage, UsageFields)) if usage is not None else None
+        told = msgspec.convert(usage, UsageFields) if usage is not None else UsageFields()
+        counted = None if None in (told.input_tokens, told.output_tokens) else read_usage(told)
     except msgspec.ValidationError:
         counted = None
     fields.value("type")

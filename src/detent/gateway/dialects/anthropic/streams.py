@@ -211,7 +211,8 @@ class EventReader:
                 reason = "stop"
             events.append(ChoiceFinished(reason, 0, delta.stop_sequence or ""))
         usage = self._count(event.usage)
-        if usage is not None:
+        whole = event.usage is not None and event.usage.output_tokens is not None
+        if usage is not None and whole and self._counted.input_tokens is not None:
             events.append(UsageReported(usage))
 
 
