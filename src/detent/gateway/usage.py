@@ -80,7 +80,7 @@ def read_figures(raw: msgspec.Raw, form: type[F]) -> F | None:
         return None
     try:
         return msgspec.json.decode(raw, type=form)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

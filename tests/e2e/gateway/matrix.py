@@ -352,7 +352,6 @@ SITUATIONS: tuple[Situation, ...] = (
         "Status 200 with an HTML page",
         lambda t, w: (t.answer(b"<html>It works!</html>", kind="text/html"), t.KEEP),
         Refused(502, "bad_answer"),
-        WITH_EMBEDDINGS,
     ),
     *both(
         "no-http",
@@ -434,7 +433,7 @@ SITUATIONS: tuple[Situation, ...] = (
     Situation(
         "odd-usage-whole",
         USAGE,
-        "The usage it reports is no number",
+        "The usage it reports cannot be true (negative, no number, cached above prompt...)",
         False,
         lambda t, w: (t.answer(w.whole(TEXT, ("many", 5))), t.KEEP),
         Answered(TEXT),
@@ -455,7 +454,7 @@ SITUATIONS: tuple[Situation, ...] = (
     Situation(
         "odd-usage-stream",
         USAGE,
-        "The usage it reports is no number",
+        "The usage it reports cannot be true (negative, no number, cached above prompt...)",
         True,
         lambda t, w: streamed(t, w, w.text(TEXT), w.finish("many"), end=(t.END, t.KEEP)),
         Answered(TEXT),
@@ -595,10 +594,10 @@ Anthropic's dialect `error.details.error_code`.
 
 def page() -> str:
     """The reference page, without its title."""
-    played = ", ".join(pair.name for pair in PAIRS if pair.kind == "chat")
+    played = "".join(f"- {pair.name}\n" for pair in PAIRS if pair.kind == "chat")
     parts = [
         INTRODUCTION,
-        f"Chats are played between these clients and providers: {played}.\n{ENDPOINTS}",
+        f"Chats are played between these clients and providers:\n\n{played}\n{ENDPOINTS}",
     ]
     for group in GROUPS:
         head = ("what happens", "where", "asked for", "client gets", "counted", "another deployment")
