@@ -56,8 +56,8 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: int
+    output_tokens: int
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
 
@@ -67,12 +67,7 @@ class _Usage(msgspec.Struct):
         cached, written = inputs.cached_tokens or 0, inputs.cache_write_tokens or 0
         reasoning = outputs.reasoning_tokens or 0
         figures = (self.input_tokens, self.output_tokens, cached, written, reasoning)
-        if (
-            not self.input_tokens
-            or min(figures) < 0
-            or cached + written > self.input_tokens
-            or reasoning > self.output_tokens
-        ):
+        if min(figures) < 0 or cached + written > self.input_tokens or reasoning > self.output_tokens:
             return None
         return Usage(*figures)
 
