@@ -90,8 +90,8 @@ class Quality(NamedTuple):
     long_reworded: float
 
 
-def quality(threshold: float) -> Quality:
-    """Precision over all pairs that hit; recall of rewordings and of other words; share of traps it falls into."""
+def matcher(threshold: float) -> Callable[[str, str], bool]:
+    """Whether the default embedding and the guard take two messages for the same question."""
     embed = HashedNgrams()
     kept: dict[str, tuple[bytes, Sequence[float]]] = {}
 
@@ -105,6 +105,13 @@ def quality(threshold: float) -> Quality:
             return False
         (guard, mine), (its_guard, its) = known(one), known(other)
         return guard == its_guard and sum(a * b for a, b in zip(mine, its, strict=True)) >= threshold
+
+    return hits
+
+
+def quality(threshold: float) -> Quality:
+    """Precision over all pairs that hit; recall of rewordings and of other words; share of traps it falls into."""
+    hits = matcher(threshold)
 
     def share(pairs: Iterable[tuple[str, str]]) -> tuple[int, int]:
         found = [hits(one, other) for one, other in pairs]
@@ -129,6 +136,89 @@ def quality(threshold: float) -> Quality:
     return Quality(
         right / max(right + wrong, 1),
         *(found / tried for found, tried in (same, others, traps, long_traps, long_same)),
+    )
+
+
+class Entry(NamedTuple):
+    """A question of phrases.txt.
+
+    Attributes:
+        reworded: the same, in much the same words.
+        others: the same, in other words.
+        traps: alike, and something else.
+    """
+
+    question: str
+    reworded: list[str]
+    others: list[str]
+    traps: list[str]
+
+
+def held_out(name: str) -> list[Entry]:
+    """Phrases that were written before any was tried: `phrases`, or `phrases_later`."""
+    found: list[Entry] = []
+    for line in (Path(__file__).parent / f"{name}.txt").read_text().splitlines():
+        kind, _, text = line.partition(" ")
+        if kind == "=":
+            found.append(Entry(text, [], [], []))
+        elif kind in ("+", "~", "-"):
+            found[-1][("+", "~", "-").index(kind) + 1].append(text)
+    return found
+
+
+class HeldOut(NamedTuple):
+    """What came of the held-out phrases, as counts: hits and tries.
+
+    Attributes:
+        wrong: pairs that ask different things and were a hit.
+        reworded: against the question, and among each other.
+        traps: against the question and its rewordings.
+        apart: of different questions.
+    """
+
+    reworded: tuple[int, int]
+    others: tuple[int, int]
+    traps: tuple[int, int]
+    apart: tuple[int, int]
+    wrong: list[tuple[str, str]]
+
+    @property
+    def precision(self) -> float:
+        """Of all hits, the share that was right; as many near misses are tried as rewordings, which is harsh."""
+        right = self.reworded[0] + self.others[0]
+        return right / max(right + len(self.wrong), 1)
+
+
+def measure_held_out(threshold: float, name: str = "phrases_later") -> HeldOut:
+    """Try each pair of phrases."""
+    hits = matcher(threshold)
+    entries = held_out(name)
+    wrong: list[tuple[str, str]] = []
+
+    def count(pairs: Iterable[tuple[str, str]], *, same: bool) -> tuple[int, int]:
+        tried = found = 0
+        for pair in pairs:
+            tried += 1
+            if hits(*pair):
+                found += 1
+                if not same:
+                    wrong.append(pair)
+        return found, tried
+
+    return HeldOut(
+        count((pair for e in entries for pair in combinations((e.question, *e.reworded), 2)), same=True),
+        count(((other, one) for e in entries for other in e.others for one in (e.question, *e.reworded)), same=True),
+        count(((one, trap) for e in entries for trap in e.traps for one in (e.question, *e.reworded)), same=False),
+        count(
+            (
+                (one, other)
+                for a, b in combinations(entries, 2)
+                for one in (a.question, *a.reworded, *a.others)
+                for other in (b.question, *b.reworded, *b.others)
+            ),
+            same=False,
+        ),
+        wrong,
     )
 
 
@@ -202,6 +292,16 @@ def main() -> None:
             f"{threshold:9.2f}  {found.precision:9.3f}  {found.reworded:8.3f}  {found.other_words:11.3f}  "
             f"{found.trapped:5.3f}  {found.long_trapped:10.3f}  {found.long_reworded:13.3f}"
         )
+    for name in ("phrases", "phrases_later"):
+        print()
+        print(f"{name + '.txt':18}  precision  reworded  other words  near misses  different questions")
+        for threshold in (0.90, 0.95, 0.97):
+            tried = measure_held_out(threshold, name)
+            shares = [found / of for found, of in tried[:4]]
+            print(
+                f"{threshold:18.2f}  {tried.precision:9.3f}  {shares[0]:8.3f}  {shares[1]:11.3f}  {shares[2]:11.3f}  "
+                f"{tried.apart[0]:8d} of {tried.apart[1]}"
+            )
 
 
 if __name__ == "__main__":

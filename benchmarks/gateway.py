@@ -56,17 +56,19 @@ def provider(*options: str) -> Iterator[int]:
         process.stdout.close()
 
 
-class Gateway:
-    """One worker whose only route leads to a provider."""
+def one_route(url: str) -> Snapshot:
+    """A configuration whose only route leads to a provider."""
+    key = KeyEntry("key", "default", (), 0, (Permission.GATEWAY_CALL,))
+    route = RouteEntry(MODEL, "default", 0, (TargetEntry("default/mock", MODEL, 1, Price(150_000, 600_000)),))
+    entry = ProviderEntry("mock", "openai", url, "", allow_private=True)
+    return Snapshot(FORMAT, 1, 0, {str(hash_token(KEY)): key}, {"default/mock": entry}, {f"default/{MODEL}": route})
 
-    def __init__(self, home: Path, url: str, **environment: str) -> None:
-        key = KeyEntry("key", "default", (), 0, (Permission.GATEWAY_CALL,))
-        route = RouteEntry(MODEL, "default", 0, (TargetEntry("default/mock", MODEL, 1, Price(150_000, 600_000)),))
-        entry = ProviderEntry("mock", "openai", url, "", allow_private=True)
-        publish(
-            Snapshot(FORMAT, 1, 0, {str(hash_token(KEY)): key}, {"default/mock": entry}, {f"default/{MODEL}": route}),
-            home / "snapshot",
-        )
+
+class Gateway:
+    """One worker with a configuration."""
+
+    def __init__(self, home: Path, snapshot: Snapshot, **environment: str) -> None:
+        publish(snapshot, home / "snapshot")
         self._log = (home / "log").open("w+")
         begin = time.perf_counter()
         self.process = subprocess.Popen(
@@ -123,7 +125,7 @@ class Gateway:
 def gateway(url: str, **environment: str) -> Iterator[Gateway]:
     """A worker on a data folder of its own."""
     with tempfile.TemporaryDirectory(prefix="detent-bench-") as folder:
-        found = Gateway(Path(folder), url, **environment)
+        found = Gateway(Path(folder), one_route(url), **environment)
         try:
             yield found
         finally:

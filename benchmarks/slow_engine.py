@@ -161,6 +161,8 @@ class Connection(asyncio.Protocol):
 
         def on_token(left: int) -> None:
             nonlocal begun
+            if self.transport.is_closing():  # it left in the middle of a step
+                return
             data = TOKEN if begun else HEAD + TOKEN
             begun = True
             if not left:

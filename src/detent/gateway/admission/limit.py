@@ -26,6 +26,9 @@ _OVERLOAD: Final = 0.7
 _LEAST_FACTOR, _LEAST_FACTOR_STATED = 0.5, 0.1
 """The limit falls to no less of itself at once: to a tenth where it is known from what is stated how bad it is."""
 _STEP: Final = 0.05
+_LEAP: Final = 1.5
+_LASTING: Final = 0.1
+"""The limit grows by half at once towards what it has been of late; how fast that follows."""
 _FEWEST, _MOST_SAMPLES, _FIRST_SAMPLES = 4, 12, 6
 """Calls in a window: as many as the limit, within these; few in the first one, to be done before a load builds up."""
 
@@ -198,6 +201,7 @@ class AdaptiveLimit:
         "_most",
         "_pace",
         "_slow_from",
+        "_usual",
         "_whole",
         "room",
     )
@@ -209,6 +213,7 @@ class AdaptiveLimit:
         self._lowered = float("-inf")
         self._falling = False  # overloads only, since it last grew
         self._slow_from = float("inf")  # below it the limit grows by halves; nothing is known against it yet
+        self._usual = float("inf")  # what it has been of late, once it was lowered
         self._blamed: _Blame | None = None
         self.room = max(int(start), 1)
 
@@ -269,9 +274,28 @@ class AdaptiveLimit:
             return True
         if self._blamed is not None and self._blamed.signal is signal:
             self._blamed = None
+        if signal is self._pace and self._usual < float("inf"):
+            self._usual += _LASTING * (self._limit - self._usual)
         if grows and max(ratio, self._pace.ratio) <= _ROOMY:
             self._raise(peak, quick=signal.value <= _QUICK * signal.base)
+        if signal is self._pace and signal.aim and max(ratio, self._first.ratio) <= _ROOMY and peak >= self.room:
+            return self._leap(peak / max(ratio, 1e-3), now)
         return grows
+
+    def _leap(self, fits: float, now: float) -> bool:
+        """Go back at once to most of what the pace has room for, up to what the limit has been of late.
+
+        It is for a deployment that was slow for a while for reasons of its own. Seconds per token grow no faster than
+        the calls at once, so in proportion is not too far; but where the pace does not tell the load, as before an
+        engine with a queue inside, only what held before is known to be good.
+        """
+        limit = min(_ROOMY * fits, _LEAP * self._limit, self._usual)
+        if limit <= self._limit + 0.5:
+            return False
+        self._falling = False
+        self._set(limit)
+        self._pace.reopen(now)
+        return True
 
     def _congested(self, signal: _Signal, peak: int, now: float) -> None:
         if self._blamed is None or self._blamed.signal is not signal:
@@ -286,6 +310,8 @@ class AdaptiveLimit:
             self._limit, peak * max(1.0 / signal.ratio, _LEAST_FACTOR_STATED if signal.aim else _LEAST_FACTOR)
         )
         self._slow_from = lowered
+        if self._usual == float("inf"):  # few at once may have been all there were, not all that it bears
+            self._usual = min(max(lowered, float(peak)), 2 * lowered)
         self._lower(lowered, now)
 
     def _raise(self, peak: int, *, quick: bool) -> None:

@@ -20,7 +20,8 @@ thanks thank you me my i we us our your it its this that these those to of in on
 also tell show give explain let know want need like there here how what which who whom whose when where why if then
 about
 """
-_FILLERS: Final = frozenset(_FILLER_WORDS.split())
+FILLERS: Final = frozenset(_FILLER_WORDS.split())
+"""Words that make a question polite or whole, and hardly count."""
 _FILLER_WEIGHT: Final = 0.15
 _PIECE_WEIGHT: Final = 0.35
 _PAIR_WEIGHT: Final = 0.5
@@ -67,7 +68,7 @@ class HashedNgrams:
         counts: dict[str, float] = {}
         before = ""
         for word in _WORDS.findall(unicodedata.normalize("NFKC", text).casefold()):
-            weight = _FILLER_WEIGHT if word in _FILLERS else 1.0
+            weight = _FILLER_WEIGHT if word in FILLERS else 1.0
             counts[word] = counts.get(word, 0.0) + weight
             if weight == 1.0:
                 # Who does what to whom: only pairs tell "paris to rome" from "rome to paris".

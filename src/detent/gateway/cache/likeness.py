@@ -12,6 +12,8 @@ import unicodedata
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
+from detent.gateway.cache.embedding import FILLERS
+
 _MAX_TEXT: Final = 2000
 """Characters of the last message beyond which a request is not compared: it is a document, not a question."""
 
@@ -34,6 +36,13 @@ upload download encrypt decrypt income expense inbound outbound buyer seller nor
 pros cons advantages disadvantages male female man woman hot cold win lose won lost push pull
 one two three four five six seven eight nine ten
 """
+_RELATIONS: Final = frozenset(("from", "than", "by"))
+"""Which of two is on which side of them turns the meaning round, so they are kept with the word after them."""
+_YOU: Final = "you"
+"""Kept with the word after it: "do you owe me" and "do I owe you" have the same words else."""
+_DETERMINERS: Final = frozenset("a an the my your our their its this that these those".split())
+_BETWEEN: Final = frozenset("also still just already ever be been being usually really".split())
+"""May stand between who does something and the verb."""
 _NEGATIONS: Final = frozenset(_NEGATION_WORDS.split())
 _DECISIVE: Final = frozenset(_DECISIVE_WORDS.split())
 _TOKENS: Final = re.compile(
@@ -95,7 +104,7 @@ def guard_of(text: str) -> bytes:
     text = unicodedata.normalize("NFKC", text)
     kept: list[str] = []
     negations = len(_CJK_NEGATION.findall(text))
-    begun = True
+    begun, related, doer = True, False, False
     end = 0
     for found in _TOKENS.finditer(text):
         piece = found.group()
@@ -105,8 +114,19 @@ def guard_of(text: str) -> bytes:
             kept.append(piece.rstrip(".,:;-") or piece)
         else:
             folded = piece.casefold().replace("’", "'")
+            if doer and folded not in _BETWEEN:
+                doer = False
+                if folded not in FILLERS:
+                    kept += (_YOU, folded)
+            doer = doer or folded == _YOU
             if folded in _NEGATIONS or folded.endswith("n't"):
                 negations += 1
+            elif folded in _RELATIONS:
+                kept.append(folded)
+                related = True
+            elif related and folded not in _DETERMINERS:
+                kept.append(folded)
+                related = False
             elif folded in _DECISIVE or (piece[0].isupper() and not begun and len(piece) > 1) or _is_name(piece):
                 kept.append(folded.removesuffix("'s"))
         begun = False
