@@ -12,7 +12,8 @@ What is measured is what the client sees, from the scheduled arrival on:
     detent                through the gateway; the route states the objective and nothing else
 
 One worker serves all routes of a way. `client_late_p99_ms` is how late the load generator itself was: beyond some 20 ms
-the machine was too busy for the figures to mean anything. Requests that arrive in the first seconds, while limits are being found, do not count.
+the machine was too busy for the figures to mean anything. Requests that arrive in the first seconds, while limits are
+being found, do not count.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httptools
-
 from benchmarks.gateway import KEY, Gateway
 from benchmarks.load import Connection
 from benchmarks.overload import (

@@ -130,8 +130,8 @@ BENCHES: dict[str, Bench] = {
             ),
             Figure("how late the client was, p99: beyond, figures mean nothing", "client_late_p99_ms", "ms", 20),
         ),
-        "The same in real time, as the client sees it: a gateway worker, an engine per load and way that is a server on "
-        "loopback, all at once. The best of all is one of three fixed caps, found afterwards.",
+        "The same in real time, as the client sees it: a gateway worker, and for each load and way an engine that is a "
+        "server on loopback, all at once. The best of all is one of three fixed caps, found afterwards.",
     ),
     "spool": Bench(
         "Spool",

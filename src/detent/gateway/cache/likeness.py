@@ -40,8 +40,10 @@ _RELATIONS: Final = frozenset(("from", "than", "by"))
 """Which of two is on which side of them turns the meaning round, so they are kept with the word after them."""
 _YOU: Final = "you"
 """Kept with the word after it: "do you owe me" and "do I owe you" have the same words else."""
-_DETERMINERS: Final = frozenset("a an the my your our their its this that these those".split())
-_BETWEEN: Final = frozenset("also still just already ever be been being usually really".split())
+_DETERMINERS: Final = frozenset(
+    {"a", "an", "the", "my", "your", "our", "their", "its", "this", "that", "these", "those"}
+)
+_BETWEEN: Final = frozenset({"also", "still", "just", "already", "ever", "be", "been", "being", "usually", "really"})
 """May stand between who does something and the verb."""
 _NEGATIONS: Final = frozenset(_NEGATION_WORDS.split())
 _DECISIVE: Final = frozenset(_DECISIVE_WORDS.split())

@@ -205,3 +205,33 @@ def test_who_gave_up_waiting_counts_as_slow() -> None:
     assert not one.still_waiting(101.0, 0.2, 64, 101.2), "that may have been a matter of seconds"
     assert any(one.still_waiting(101.0, 3.0, 64, 104.0) for _ in range(12))
     assert one.room < 64
+
+
+def full(tested: AdaptiveLimit, factor: float, calls: int, now: float = 0.0) -> float:
+    """Calls of a deployment that is full and has a pace by how many it has, times a factor; the time after them."""
+    for _ in range(calls):
+        now += 0.1
+        tested.saw_first(now - 0.05, 0.05, tested.room, now)
+        tested.saw_pace(now - 0.05, factor * (0.012 + 0.005 * tested.room), tested.room, now)
+    return now
+
+
+def test_when_the_pace_is_good_again_what_held_before_is_back_soon() -> None:
+    tested = limit(first=1.0, pace=0.06)
+    now = full(tested, 1.0, 300)
+    held = tested.room
+    assert 6 <= held <= 9
+    now = full(tested, 2.0, 30, now)
+    assert tested.room <= held / 2
+    full(tested, 1.0, 24, now)
+    assert tested.room >= 0.7 * held
+
+
+def test_a_pace_that_takes_no_time_at_all_is_no_reason_to_grow_beyond_what_held() -> None:
+    tested = limit(first=1.0, pace=0.06)
+    now = full(tested, 1.0, 300)
+    held = tested.room
+    for _ in range(12):
+        now += 0.1
+        tested.saw_pace(now - 0.05, 0.0, tested.room, now)
+    assert held <= tested.room <= held + 1
