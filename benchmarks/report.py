@@ -131,8 +131,8 @@ BENCHES: dict[str, Bench] = {
             Figure("how late the client was, p99: beyond, figures mean nothing", "client_late_p99_ms", "ms", 20),
         ),
         "The same in real time, as the client sees it: a gateway worker, and for each load and way an engine that is a "
-        "server on loopback, all at once. The best of all is one of three fixed caps or order of arrival, "
-        "found afterwards. At half the capacity a minute has too few bursts for the limit to be found: Detent is then as "
+        "server on loopback, all at once. The best of all is one of three fixed caps or order of arrival, found "
+        "afterwards. At half the capacity a minute has too few bursts for the limit to be found: Detent is then as "
         "good as the engine without it, which a cap that was right from the start betters.",
     ),
     "spool": Bench(
