@@ -230,6 +230,10 @@ class Asking:
         )
         if not places:
             raise _nobody(way, now)
+        if len(places) > 1 and not way.deployments[places[0]].gate.has_room:
+            # Rather the next one now than the first one later; when all are full, the first one's queue it is.
+            roomy = next((at for at, place in enumerate(places) if way.deployments[place].gate.has_room), 0)
+            places.insert(0, places.pop(roomy))
         error: DetentError | None = None
         while places:
             place = places.pop(0)

@@ -387,7 +387,7 @@ class Call:
 
     def _wanted(self, way: Way, asked: Asked, deployment: Deployment | None = None) -> Wanted:
         """What the call may take, of the route's dearest deployment, or of one of them."""
-        typical = self._plane.typical.expect(way.name, asked.max_tokens, answers=asked.answers)
+        typical = self._plane.typical.expect(way.path, asked.max_tokens, answers=asked.answers)
         writes = self._operation.kind == "chat" or self._operation.name == "text_completion"
         usage = Usage(estimate(len(asked.messages)), typical if writes else 0)
         cost: int | None = 0
@@ -432,7 +432,7 @@ class Call:
             weight=world.weights.get(key.project, 1),
             band=self._band(way),
             queue_seconds=self._queue_seconds(),
-            tokens=(estimate(len(asked.messages)), self._plane.typical.expect(way.name, asked.max_tokens))
+            tokens=(estimate(len(asked.messages)), self._plane.typical.expect(way.path, asked.max_tokens))
             if rules.policy == "cheapest" or rules.shadow is not None
             else (1000, 250),
             keep=self._keeps_content(),
@@ -696,7 +696,7 @@ class Call:
             attempt.grant.settle(usage.total_tokens, cost)
             way = self._way
             if way is not None and asked is not None and usage.output_tokens and not self._error and self._expects(way):
-                self._plane.typical.learn(way.name, usage.output_tokens // asked.answers)
+                self._plane.typical.learn(way.path, usage.output_tokens // asked.answers)
             if self._recorder is not None:
                 self._keep(billed, attempt)
         origin, outcome = self._origin(), self._outcome(elapsed)

@@ -226,8 +226,17 @@ class UpstreamRejected(InvalidInput):
 
     code = "upstream_rejected"
 
-    def __init__(self, message: str, *, hint: str = "", answered: int = 400, said: bytes = b"") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        field: str | None = None,
+        retry_after: float | None = None,
+        answered: int = 400,
+        said: bytes = b"",
+    ) -> None:
+        super().__init__(message, hint=hint, field=field, retry_after=retry_after)
         self.answered = answered
         self.said = said
 
@@ -292,8 +301,16 @@ class Shed(Unavailable):
 
     code = "shed"
 
-    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None, position: int = 0) -> None:
-        super().__init__(message, hint=hint, retry_after=retry_after)
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        field: str | None = None,
+        retry_after: float | None = None,
+        position: int = 0,
+    ) -> None:
+        super().__init__(message, hint=hint, field=field, retry_after=retry_after)
         self.position = position
 
 

@@ -136,7 +136,7 @@ class Breaker(msgspec.Struct, frozen=True):
         slow_rate: share of slow calls that opens it; 0 never does.
         slow_seconds: time to the first output (of an answer in one piece: to its end) beyond which a call is slow;
             0 for none.
-        min_calls: within the window, before it may open.
+        min_calls: within the window, before it may open; as many failures in a row open it whatever was before.
         window_seconds: how far back it looks.
         open_seconds: until probes are let through; doubles with each probe that fails, up to sixteen times as long,
             and up to a fifth is added by chance.

@@ -33,6 +33,7 @@ class Seat(msgspec.Struct, frozen=True):
     """Where a provider is reached and how, or why it is not."""
 
     dialect: str = "openai"
+    flavour: str = ""
     lane: Lane | None = None
     path: str = ""
     credential: Secret | None = None
@@ -108,8 +109,10 @@ class Deployment:
 
     @property
     def has_responses(self) -> bool:
-        """Whether it serves the Responses API beside chat completions, at the usual place."""
-        return self.dialect == "openai" and self.quirks.own_models and self.quirks.path == OPENAI.path
+        """Whether it serves the Responses API beside chat completions, at the usual place: OpenAI, or who says so."""
+        own = self._seat.flavour in {"openai", "azure"}
+        own = own or (self.lane is not None and self.lane.endpoint.host == "api.openai.com")
+        return self.dialect == "openai" and own and self.quirks.path == OPENAI.path
 
     @property
     def max_concurrency(self) -> int:
@@ -170,6 +173,7 @@ class Way(msgspec.Struct, frozen=True):
     """A route and its deployments in order.
 
     Attributes:
+        path: `project/name`.
         simple: whether there is one deployment and nothing else that could be done: no retry, no fallback.
         candidates: the deployments as its policy sees them, in the same order.
         hedges: when a call at each of them is late; None where nothing is hedged.
@@ -178,6 +182,7 @@ class Way(msgspec.Struct, frozen=True):
 
     name: str
     project: str
+    path: str
     created: int
     deployments: tuple[Deployment, ...]
     rules: Route
@@ -340,6 +345,7 @@ def _way(route: RouteEntry, known: dict[str, Deployment], usual: Timeouts, yard:
     return Way(
         route.name,
         route.project,
+        f"{route.project}/{route.name}",
         route.created,
         tuple(known[name_of(target)] for target in route.targets),
         rules,
@@ -373,6 +379,7 @@ def _seat(provider: ProviderEntry, vault: Callable[[], Vault], client: Client) -
     signing = provider.dialect == "bedrock" and credential is not None
     return Seat(
         provider.dialect,
+        provider.flavour,
         client.lane(endpoint, allow_private=provider.allow_private),
         endpoint.path,
         credential,

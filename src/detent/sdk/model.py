@@ -43,6 +43,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     url: str
     dialect: str
+    flavour: str = ""
+    region: str = ""
+    api_version: str = ""
+    max_concurrency: int = 0
     has_credential: bool
     allow_private: bool
     changed: str | None = None
@@ -56,11 +60,90 @@ class Target(msgspec.Struct, frozen=True):
     weight: int = 1
 
 
+class Fallback(msgspec.Struct, frozen=True, kw_only=True):
+    """Where calls go when all targets failed for one of these reasons; none given means any."""
+
+    route: str
+    on: tuple[str, ...] = ()
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """Retries of one target before the next is asked."""
+
+    attempts: int = 1
+    backoff_ms: int = 100
+    budget: float = 0.2
+
+
+class Breaker(msgspec.Struct, frozen=True, kw_only=True):
+    """When a deployment is left alone for a while."""
+
+    error_rate: float = 0.5
+    slow_rate: float = 0.0
+    slow_seconds: float = 0.0
+    min_calls: int = 10
+    window_seconds: float = 30.0
+    open_seconds: float = 5.0
+    probes: int = 2
+
+
+class Hedge(msgspec.Struct, frozen=True, kw_only=True):
+    """When a second target is asked because the first is late."""
+
+    quantile: float = 0.0
+    max_extra: float = 0.05
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds; 0 takes the installation's setting."""
+
+    connect: float = 0.0
+    first_token: float = 0.0
+    idle: float = 0.0
+    total: float = 0.0
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to calls that a deployment has no room for."""
+
+    deadline_ms: int = 10_000
+    pace_ms: int = 0
+    length: int = 256
+    order: str = "newest_first"
+
+
+class Shadow(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies of calls for another route."""
+
+    route: str
+    share: float = 1.0
+    daily_usd: str = "0"
+
+
+class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether answers are given again."""
+
+    mode: str = "off"
+    ttl_seconds: int = 3600
+    threshold: float = 0.97
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """A name that applications call."""
+    """A name that applications call, where its calls go, and how."""
 
     name: str
     targets: tuple[Target, ...]
+    policy: str = "ordered"
+    fallbacks: tuple[Fallback, ...] = ()
+    retry: Retry = Retry()
+    breaker: Breaker = Breaker()
+    hedge: Hedge = Hedge()
+    timeouts: Timeouts = Timeouts()
+    queue: Queue = Queue()
+    sticky: str = ""
+    shadow: Shadow | None = None
+    cache: CachePolicy = CachePolicy()
+    priority: str = "default"
     changed: str | None = None
     built_in: bool
 

@@ -146,6 +146,26 @@ def test_a_breaker_opens_and_closes(begin: Any) -> None:
     assert stage.ask() == (200, "well again")
 
 
+def test_failures_in_a_row_open_it_however_well_it_went_before(begin: Any) -> None:
+    stage = begin(route("m", breaker=Breaker(error_rate=0.5, min_calls=4, window_seconds=60, open_seconds=30)))
+    for _ in range(30):
+        assert stage.ask() == (200, "first")
+    stage.first.script(stage.bad(stage.first))
+    for _ in range(6):
+        assert stage.ask() == (200, "second")
+    assert len(stage.first.requests) == 4
+
+
+def test_who_is_full_is_passed_over(begin: Any) -> None:
+    stage = begin(route("m", queue=Queue(deadline_ms=5000)), max_concurrency=1)
+    stage.good(stage.first, "first", pause=1.0)
+    stage.good(stage.second, "second", pause=1.0)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(stage.ask) for _ in range(2)]
+        assert sorted(found.result()[1] for found in both) == ["first", "second"]
+    assert not any("detent.queue_seconds" in span.attributes for span in stage.worker.spans())
+
+
 def test_a_hedge_overtakes(begin: Any, tools: ModuleType) -> None:
     stage = begin(route("m", hedge=Hedge(quantile=0.9, max_extra=1.0)))
     for _ in range(25):

@@ -271,7 +271,19 @@ class Stage:
         for _ in range(100):  # calls that came before, so that there is room for retries and hedges
             budget.called(asyncio.get_running_loop().time())
         simple = len(deployments) == 1 and not rules.fallbacks and rules.retry.attempts == 1
-        return Way(rules.name, PROJECT, 0, tuple(deployments), rules, Timeouts(), simple, candidates, hedges, budget)
+        return Way(
+            rules.name,
+            PROJECT,
+            f"{PROJECT}/{rules.name}",
+            0,
+            tuple(deployments),
+            rules,
+            Timeouts(),
+            simple,
+            candidates,
+            hedges,
+            budget,
+        )
 
     # Host
 

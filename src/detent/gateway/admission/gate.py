@@ -209,6 +209,11 @@ class Gate:
         """Whether anybody is in or waits."""
         return self._in_flight > 0 or self._line.size > 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a call would get in at once."""
+        return self._in_flight < self._limit.room
+
     def try_enter(self, now: float) -> Permit | None:
         """A permit if there is room. Whoever waits has no room before it, so nobody is overtaken."""
         if self._in_flight >= self._limit.room:

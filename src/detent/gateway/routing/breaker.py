@@ -91,6 +91,7 @@ class Circuit:
         "_draw",
         "_good",
         "_probes",
+        "_row",
         "_slow_seconds",
         "_streak",
         "_tally",
@@ -113,6 +114,7 @@ class Circuit:
         self._slow_seconds = rules.slow_seconds if rules.slow_rate > 0 and rules.slow_seconds > 0 else float("inf")
         self._streak = 0
         self._good = 0
+        self._row = 0
         self._token = 0
         self._probes: dict[int, float] = {}
 
@@ -149,6 +151,7 @@ class Circuit:
             if self._good >= max(self.rules.probes, 1):
                 self._close(now)
         elif entered >= 0:
+            self._row = 0
             self._tally.add(now, slow=slow)
             self._judge(now)
 
@@ -158,6 +161,7 @@ class Circuit:
             if self._probes.pop(entered, None) is not None:
                 self._reopen(now)
         elif entered >= 0:
+            self._row += 1
             self._tally.add(now, failed=True)
             self._judge(now)
 
@@ -202,10 +206,11 @@ class Circuit:
         calls = tally.calls
         if not (tally.failed or tally.slow) or calls < rules.min_calls:
             return
-        if (rules.error_rate > 0 and tally.failed >= rules.error_rate * calls) or (
-            rules.slow_rate > 0 and tally.slow >= rules.slow_rate * calls
-        ):
+        # As many failures in a row as would do for a verdict are one, however well it went before in a long window.
+        failing = tally.failed >= rules.error_rate * calls or self._row >= max(rules.min_calls, 1)
+        if (rules.error_rate > 0 and failing) or (rules.slow_rate > 0 and tally.slow >= rules.slow_rate * calls):
             self._streak = 0
+            self._row = 0
             self._open(now)
 
     def _reopen(self, now: float) -> None:
