@@ -46,7 +46,7 @@ class Pair:
 PAIRS: Final = (
     Pair("OpenAI at OpenAI", Client(), Wire()),
     Pair("Anthropic at Anthropic", AnthropicClient(), AnthropicWire()),
-    Pair("Responses at OpenAI", ResponsesClient(), ResponsesWire()),
+    Pair("Responses at OpenAI", ResponsesClient(), ResponsesWire("openai")),
     Pair("OpenAI at Anthropic", Client(), AnthropicWire(), same=False),
     Pair("Anthropic at OpenAI", AnthropicClient(), Wire(), same=False),
     Pair("Responses at chat completions", ResponsesClient(), Wire("vllm"), same=False),

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 
-from detent.gateway.snapshot import publish
+from detent.gateway.snapshot import load, publish
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +48,9 @@ class Stage:
     def forget(self) -> None:
         """Let the worker forget how its deployments fared: for a moment there are none."""
         for snapshot in (self._empty, self._published):
-            publish(snapshot, self._folder)
+            now = load(self._folder)
+            assert now is not None
+            publish(msgspec.structs.replace(snapshot, position=now.position + 1), self._folder)
             assert self.worker.get("/v1/models", authorization=f"Bearer {'dtk_' + 'k' * 43}").status == 200
 
 
@@ -584,7 +587,7 @@ def test_nobody_listens(stage: Stage, tools: ModuleType, free_port: int) -> None
                 "dead": [f"http://127.0.0.1:{free_port}/v1"],
                 "half": [f"http://127.0.0.1:{free_port}/v1", stage.first.url],
             },
-            position=2,
+            position=2_000_000_000,
         ),
         worker.home / "snapshot",
     )
