@@ -462,7 +462,7 @@ def judge_part(
     half = len(counts) // 2
     after = figures(pid)
     # Pools open what they keep when they are first used, so what was there when the warm-up was over counts too.
-    open_then = [value for value in series[f"{part}/descriptors"][warm:] if value is not None]
+    open_then = [value for value in series.get(f"{part}/descriptors", ())[warm:] if value is not None]
     usual = max(before["descriptors"], open_then[0] if open_then and not part.startswith("gateway") else 0)
     found = {
         "megabytes_start": before["megabytes"],
