@@ -23,6 +23,12 @@ class Fault(NamedTuple):
 Answer = str | Fault
 
 
+class _Server(ThreadingHTTPServer):
+    """With room for many who come at once."""
+
+    request_queue_size = 256
+
+
 class ScriptedModel:
     """Serves `/v1/chat/completions` and `/v1/models` on a free loopback port while used as a context manager.
 
@@ -41,7 +47,7 @@ class ScriptedModel:
         self.headers: list[dict[str, str]] = []
         self._answer = answers if callable(answers) else _in_turn(tuple(answers))
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
